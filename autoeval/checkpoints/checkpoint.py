@@ -1,0 +1,23 @@
+"""The noun that leaves this room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One complete save on disk.
+
+    ``format`` is ``torch_dist``, ``torch`` (Megatron's legacy layout) or ``huggingface``. ``fingerprint`` is a hash of
+    file names, sizes and modification times: an iteration saved again is a different checkpoint. ``tokens`` counts
+    billions of training tokens seen, when the configuration says how many an iteration takes.
+    """
+
+    model: str
+    iteration: int
+    path: Path
+    format: str
+    fingerprint: str
+    tokens: float | None = None

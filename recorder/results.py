@@ -1,0 +1,99 @@
+"""The nouns that cross into the recorder, and the JSON file that carries them.
+
+A *task* (an OpenICL dataset or a HELM scenario) evaluated on one checkpoint gives one ``TaskResult``; it is written
+as one JSON file under ``<work_dir>/<model>/iter_NNNNNNN/results/<model>/<task>.json``. These files are the truth: the
+ledger can be rebuilt from them at any time.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from recorder.files import write_json
+
+FORMAT = "autoeval-result/1"
+
+
+@dataclass(frozen=True)
+class CheckpointRef:
+    """What identifies one complete save: a re-saved iteration has another fingerprint and is another checkpoint."""
+
+    model: str
+    iteration: int
+    fingerprint: str
+    path: str
+    tokens: float | None = None  # billions of training tokens seen
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number with its uncertainty. ``value`` and ``stderr`` share a unit; ``chance`` is what guessing gives."""
+
+    metric: str
+    value: float
+    stderr: float | None
+    n: int
+    higher_is_better: bool = True
+    chance: float | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """One sample's outcome for one metric; ``key`` is the same for every checkpoint, so that items can be paired."""
+
+    key: str
+    metric: str
+    value: float
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    checkpoint: CheckpointRef
+    task: str
+    task_version: str  # a hash of all that can change the score; two versions are never drawn on one curve
+    source: str  # icl | helm
+    scores: tuple[Score, ...]
+    items: tuple[Item, ...] = ()
+    cost: dict[str, float] = field(default_factory=dict)  # seconds, prompt_tokens, generated_tokens, …
+    finished_at: float = 0.0  # Unix time, seconds
+
+
+class ResultFileError(ValueError):
+    """A result file that cannot be used; the message names the file and what was expected."""
+
+
+def write_result(path: Path | str, result: TaskResult) -> None:
+    """Write ``result`` atomically; non-finite numbers are refused (``ValueError``)."""
+    write_json(path, {"format": FORMAT, **asdict(result)})
+
+
+def read_result(path: Path | str) -> TaskResult:
+    """Read what ``write_result`` wrote. Raises ``ResultFileError`` naming the file and the key that is wrong."""
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ResultFileError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise ResultFileError(f"{path}: expected a result file with \"format\": \"{FORMAT}\"")
+    return _parse(path, content)
+
+
+def _parse(path: Path | str, content: dict[str, Any]) -> TaskResult:
+    try:
+        return TaskResult(
+            checkpoint=CheckpointRef(**content["checkpoint"]),
+            task=content["task"],
+            task_version=content["task_version"],
+            source=content["source"],
+            scores=tuple(Score(**score) for score in content["scores"]),
+            items=tuple(Item(**item) for item in content["items"]),
+            cost=dict(content["cost"]),
+            finished_at=float(content["finished_at"]),
+        )
+    except KeyError as error:
+        raise ResultFileError(f"{path}: the key {error} is missing") from error
+    except (TypeError, ValueError) as error:
+        raise ResultFileError(f"{path}: {error}") from error
