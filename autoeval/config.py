@@ -1,0 +1,264 @@
+"""evaluator.yaml, typed. Reading it either gives a complete configuration or one message a person can act on."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from autoeval.yaml_file import ConfigError, YamlFile
+
+logger = logging.getLogger(__name__)
+
+# Keys of the configuration that Data-Juicer published: users bring such files along. They mean nothing here.
+_LEGACY_KEYS = {
+    "auto_eval": {"gpt_evaluation"},
+    "megatron": {"megatron_home", "process_num", "max_tokens"},
+    "helm": {"helm_env_name"},
+}
+
+
+def _checked_name(value: str) -> str:
+    """Names become directory names and W&B names, so they may not climb out of a directory."""
+    if not value or value[0] in ".-" or any(not (c.isalnum() or c in "._+-") for c in value):
+        raise ValueError("expected letters, digits, '.', '_', '+' or '-', not beginning with '.' or '-'")
+    return value
+
+
+Name = Annotated[str, AfterValidator(_checked_name)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
+
+
+class MegatronSection(_Section):
+    checkpoint_path: Path
+    tokenizer_type: Literal["gpt2", "sentencepiece", "huggingface"]
+    vocab_path: Path | None = None
+    merge_path: Path | None = None
+    tokenizer_path: Path | None = None
+    token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
+    log_path: Path | None = None
+
+    @model_validator(mode="after")
+    def _tokenizer_files(self) -> MegatronSection:
+        needed = ("vocab_path", "merge_path") if self.tokenizer_type == "gpt2" else ("tokenizer_path",)
+        missing = [key for key in needed if getattr(self, key) is None]
+        if missing:
+            raise ValueError(f"tokenizer_type {self.tokenizer_type} needs {' and '.join(missing)}")
+        return self
+
+
+class HuggingFaceSection(_Section):
+    checkpoint_path: Path
+    token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
+
+
+class Benchmark(_Section):
+    name: str
+    metrics: list[str] = []
+
+
+class HelmSection(_Section):
+    helm_spec_template_path: Path
+    helm_output_path: Path | None = None
+    eval_instances: int = Field(100, gt=0)
+    benchmarks: list[Benchmark] | None = None
+    seconds_limit: float | None = Field(None, gt=0, description="of one run of one scenario")
+
+
+class IclSection(_Section):
+    datasets: list[str] = Field(min_length=1)
+    data_dir: Path = Path("data")
+    limit: int | None = Field(None, gt=0)
+
+
+class ModelSection(_Section):
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    device: str = "auto"
+    max_seq_len: int | None = Field(None, gt=1)
+    batch_tokens: int | Literal["auto"] = "auto"
+    keep_converted: int = Field(1, ge=0, description="converted models left on disk, the newest ones")
+
+
+class RunnerSection(_Section):
+    type: Literal["local"] = "local"
+    max_num_workers: Literal[1] = 1
+    max_attempts: int = Field(3, gt=0, description="starts of a worker for one checkpoint before it counts as failed")
+
+
+class WandbSection(_Section):
+    mode: Literal["online", "offline", "disabled"] = "offline"
+    project: str | None = None
+    entity: str | None = None
+    base_url: str | None = None
+
+
+class AutoEval(_Section):
+    """One watched training run."""
+
+    project_name: Name
+    model_name: Name
+    work_dir: Path = Field(validation_alias=AliasChoices("work_dir", "cache_dir"))
+    megatron: MegatronSection | None = None
+    huggingface: HuggingFaceSection | None = None
+    helm: HelmSection | None = None
+    icl: IclSection | None = None
+    model: ModelSection = ModelSection()
+    runner: RunnerSection = RunnerSection()
+    order: Literal["newest-first", "oldest-first"] = "newest-first"
+    baselines: Path | None = None
+    wandb: WandbSection = WandbSection()
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> AutoEval:
+        if self.megatron is None and self.huggingface is None:
+            raise ValueError("expected a section 'megatron' (or 'huggingface') that says which checkpoints to watch")
+        if self.helm is None and self.icl is None:
+            raise ValueError("expected a section 'helm' or 'icl' (or both) that says what to evaluate")
+        return self
+
+    @property
+    def wandb_project(self) -> str:
+        return self.wandb.project or self.project_name
+
+
+def load_config(path: Path | str) -> list[AutoEval]:
+    """Read an evaluator.yaml: one ``AutoEval`` a watched run, all paths absolute.
+
+    Raises ``ConfigError`` that names the file, the line, the key, and what was expected there.
+    """
+    path = Path(path)
+    source = YamlFile(path)
+    for key in source.content:
+        if key != "auto_eval":
+            raise ConfigError(f"{source.where((key,))}: unknown key; expected 'auto_eval'")
+    if "auto_eval" not in source.content:
+        raise ConfigError(f"{path}: the key 'auto_eval' is missing")
+    value = source.content["auto_eval"]
+    many = isinstance(value, list)
+    runs = []
+    for index, entry in enumerate(value if many else [value]):
+        location: tuple[str | int, ...] = ("auto_eval", index) if many else ("auto_eval",)
+        if not isinstance(entry, dict):
+            raise ConfigError(f"{source.where(location)}: expected a mapping, found {type(entry).__name__}")
+        runs.append(_parse(source, entry, location))
+    if not runs:
+        raise ConfigError(f"{source.where(('auto_eval',))}: the list is empty")
+    _check_distinct(source, runs)
+    return runs
+
+
+def _parse(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> AutoEval:
+    entry = _without_legacy_keys(source, entry)
+    _refuse_later_sections(source, entry, location)
+    try:
+        config = AutoEval.model_validate(entry)
+    except ValidationError as error:
+        lines = [_explain(source, location, problem) for problem in error.errors()]
+        raise ConfigError("\n".join(lines)) from None
+    return _with_absolute_paths(config, source.path.resolve().parent)
+
+
+def _without_legacy_keys(source: YamlFile, entry: dict[str, Any]) -> dict[str, Any]:
+    found: list[str] = []
+
+    def strip(mapping: dict[str, Any], section: str) -> dict[str, Any]:
+        legacy = _LEGACY_KEYS.get(section, set())
+        found.extend(f"{section}.{key}" for key in mapping if key in legacy)
+        return {key: value for key, value in mapping.items() if key not in legacy}
+
+    stripped = strip(entry, "auto_eval")
+    for section in ("megatron", "helm"):
+        if isinstance(stripped.get(section), dict):
+            stripped[section] = strip(stripped[section], section)
+    if found:
+        logger.warning("%s: keys that mean nothing here are passed over: %s", source.path, ", ".join(found))
+    return stripped
+
+
+def _refuse_later_sections(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> None:
+    """Say plainly what this version cannot do yet, rather than accept it and do nothing."""
+    if entry.get("lark") is not None:
+        raise ConfigError(f"{source.where((*location, 'lark'))}: this version does not send Lark messages yet")
+    runner = entry.get("runner")
+    if isinstance(runner, dict) and runner.get("type") in ("slurm", "dlc", "ray"):
+        where = source.where((*location, "runner", "type"))
+        raise ConfigError(f"{where}: this version has the runner 'local' only, found '{runner['type']}'")
+
+
+def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) -> str:
+    inner = tuple(part for part in problem["loc"])
+    where = source.where((*location, *inner))
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(inner[:-1])
+        near = difflib.get_close_matches(str(inner[-1]), known, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"known keys: {', '.join(known)}"
+        return f"{where}: unknown key; {hint}"
+    if problem["type"] == "missing":
+        return f"{where}: the key is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    found = problem.get("input")
+    shown = f", found {found!r}" if isinstance(found, (str, int, float, bool)) or found is None else ""
+    return f"{where}: {message}{shown}"
+
+
+def _keys_at(location: tuple[str | int, ...]) -> list[str]:
+    """The known keys of the section at ``location`` (list indices are passed through)."""
+    model: type[BaseModel] = AutoEval
+    for part in location:
+        if isinstance(part, int) or part not in model.model_fields:
+            continue
+        nested = _section_of(model.model_fields[part].annotation)
+        if nested is None:
+            return []
+        model = nested
+    return sorted(model.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _with_absolute_paths(section: Any, base: Path) -> Any:
+    """``section`` with each relative ``Path`` made absolute, nested sections too."""
+    changes: dict[str, Any] = {}
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Path):
+            changes[name] = resolve_path(value, base)
+        elif isinstance(value, _Section):
+            changes[name] = _with_absolute_paths(value, base)
+    if isinstance(section, IclSection):
+        changes["datasets"] = [str(resolve_path(Path(n), base)) if n.endswith(".py") else n for n in section.datasets]
+    return section.model_copy(update=changes)
+
+
+def resolve_path(path: Path, base: Path) -> Path:
+    """Relative paths belong to ``base`` (the file's directory) unless they exist only below the working directory."""
+    path = path.expanduser()
+    if path.is_absolute():
+        return path
+    beside_file, below_here = base / path, Path.cwd() / path
+    return below_here if below_here.exists() and not beside_file.exists() else beside_file.resolve()
+
+
+def _check_distinct(source: YamlFile, runs: list[AutoEval]) -> None:
+    seen: set[tuple[Path, str]] = set()
+    for run in runs:
+        key = (run.work_dir, run.model_name)
+        if key in seen:
+            raise ConfigError(
+                f"{source.path}: auto_eval: two runs share model_name {run.model_name} and work_dir {run.work_dir}"
+            )
+        seen.add(key)

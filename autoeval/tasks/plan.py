@@ -1,0 +1,123 @@
+"""The order that the daemon gives a worker: one checkpoint, all its tasks. A plain value that travels as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from recorder.files import write_json
+from recorder.results import CheckpointRef
+
+
+@dataclass(frozen=True)
+class TokenizerFiles:
+    """``kind`` is ``gpt2`` (vocab and merges), ``sentencepiece`` or ``huggingface`` (path)."""
+
+    kind: str
+    vocab_path: str | None = None
+    merge_path: str | None = None
+    path: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    dtype: str = "auto"
+    device: str = "auto"
+    max_seq_len: int | None = None
+    batch_tokens: int | str = "auto"
+
+
+@dataclass(frozen=True)
+class IclPlan:
+    datasets: tuple[str, ...]
+    data_dir: str
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class HelmPlan:
+    conf_path: str
+    output_path: str
+    suite: str
+    eval_instances: int
+    benchmarks: tuple[tuple[str, tuple[str, ...]], ...] | None = None  # (scenario, display metrics)
+    seconds_limit: float | None = None
+
+
+@dataclass(frozen=True)
+class TaskPlan:
+    """What is evaluated, whatever the checkpoint."""
+
+    icl: IclPlan | None = None
+    helm: HelmPlan | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """Everything about one checkpoint.
+
+    ``source`` is where its files can be read (a pinned copy), ``directory`` is ``<work_dir>/<model>/iter_NNNNNNN``
+    where everything made of it goes, ``logs`` where one log file per task run goes.
+    """
+
+    checkpoint: CheckpointRef
+    format: str
+    source: str
+    directory: str
+    logs: str
+    tasks: TaskPlan
+    tokenizer: TokenizerFiles | None = None
+    model: ModelOptions = ModelOptions()
+
+    def result_path(self, task: str) -> Path:
+        return Path(self.directory, "results", self.checkpoint.model, f"{file_name(task)}.json")
+
+    def predictions_path(self, task: str) -> Path:
+        return Path(self.directory, "predictions", self.checkpoint.model, f"{file_name(task)}.json")
+
+    def log_path(self, task: str) -> Path:
+        return log_path(Path(self.logs), self.checkpoint, task)
+
+    @property
+    def converted(self) -> Path:
+        """Where the Hugging Face model directory is; a Hugging Face checkpoint is one already."""
+        return Path(self.source) if self.format == "huggingface" else Path(self.directory, "hf")
+
+
+def log_path(logs: Path, checkpoint: CheckpointRef, step: str) -> Path:
+    return logs / f"{checkpoint.model}-iter_{checkpoint.iteration:07d}-{file_name(step)}.log"
+
+
+def file_name(task: str) -> str:
+    """``task`` as a file name: path separators would leave the directory."""
+    return task.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+
+
+def save_plan(path: Path, plan: EvaluationPlan) -> None:
+    write_json(path, asdict(plan))
+
+
+def load_plan(path: Path) -> EvaluationPlan:
+    content = json.loads(path.read_text(encoding="utf-8"))
+    tokenizer = content["tokenizer"]
+    return EvaluationPlan(
+        checkpoint=CheckpointRef(**content["checkpoint"]),
+        format=content["format"],
+        source=content["source"],
+        directory=content["directory"],
+        logs=content["logs"],
+        tasks=task_plan_from_json(content["tasks"]),
+        tokenizer=TokenizerFiles(**tokenizer) if tokenizer else None,
+        model=ModelOptions(**content["model"]),
+    )
+
+
+def task_plan_from_json(content: dict[str, Any]) -> TaskPlan:
+    icl, helm = content["icl"], content["helm"]
+    if icl:
+        icl = {**icl, "datasets": tuple(icl["datasets"])}
+    if helm and helm["benchmarks"] is not None:
+        helm = {**helm, "benchmarks": tuple((name, tuple(metrics)) for name, metrics in helm["benchmarks"])}
+    return TaskPlan(icl=IclPlan(**icl) if icl else None, helm=HelmPlan(**helm) if helm else None)

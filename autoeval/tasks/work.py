@@ -1,0 +1,121 @@
+"""OpenICL and HELM tasks under one noun, so that the worker needs to know neither."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoeval.tasks.plan import EvaluationPlan, TaskPlan
+from recorder.results import ResultFileError, TaskResult, read_result
+
+
+@dataclass(frozen=True)
+class Work:
+    """One task: its ``name`` and ``version`` as recorded, its ``source`` (``icl`` or ``helm``), the room's own task."""
+
+    name: str
+    version: str
+    source: str
+    task: Any
+
+
+def load_tasks(plan: TaskPlan) -> list[Work]:
+    """All tasks of a plan, OpenICL's first. Raises ``ValueError`` for a name or a file that is not there."""
+    work: list[Work] = []
+    if plan.icl is not None:
+        from autoeval.tasks.icl import load_icl_tasks
+
+        for icl in load_icl_tasks(
+            plan.icl.datasets, data_dir=Path(plan.icl.data_dir), config_dir=None, limit=plan.icl.limit
+        ):
+            work.append(Work(icl.name, icl.version, "icl", icl))
+    if plan.helm is not None:
+        from autoeval.helm import Benchmark, load_helm_tasks
+
+        chosen = plan.helm.benchmarks
+        benchmarks = None if chosen is None else [Benchmark(name, metrics) for name, metrics in chosen]
+        for helm in load_helm_tasks(
+            Path(plan.helm.conf_path), eval_instances=plan.helm.eval_instances, benchmarks=benchmarks
+        ):
+            work.append(Work(helm.name, helm.version, "helm", helm))
+    _refuse_double_names(work)
+    return work
+
+
+def _refuse_double_names(work: Sequence[Work]) -> None:
+    seen: dict[str, Work] = {}
+    for task in work:
+        if task.name in seen:
+            raise ValueError(f"two tasks are called '{task.name}' ({seen[task.name].source} and {task.source})")
+        seen[task.name] = task
+
+
+def existing_result(plan: EvaluationPlan, task: Work) -> TaskResult | None:
+    """The result on disk, when it is of this very save and this very version of the task."""
+    path = plan.result_path(task.name)
+    if not path.exists():
+        return None
+    try:
+        result = read_result(path)
+    except ResultFileError:
+        return None
+    same = result.checkpoint.fingerprint == plan.checkpoint.fingerprint and result.task_version == task.version
+    return result if same else None
+
+
+def set_aside_other_saves(plan: EvaluationPlan) -> None:
+    """Results of an earlier save of this iteration keep their files, under ``superseded/<its fingerprint>``."""
+    directory = Path(plan.directory)
+    for path in sorted((directory / "results").glob("*/*.json")):
+        try:
+            other = read_result(path).checkpoint.fingerprint
+        except ResultFileError:
+            continue
+        if other == plan.checkpoint.fingerprint:
+            continue
+        aside = directory / "superseded" / other[:12]
+        for kind in ("results", "predictions"):
+            old = directory / kind / path.parent.name / path.name
+            new = aside / kind / path.parent.name / path.name
+            if old.exists():
+                new.parent.mkdir(parents=True, exist_ok=True)
+                shutil.move(old, new)
+
+
+def evaluate_task(plan: EvaluationPlan, task: Work, model: Any) -> tuple[dict[str, Any] | None, TaskResult]:
+    """Score ``model`` on ``task``: the predictions to keep (HELM keeps its own) and the result."""
+    started = time.monotonic()
+    if task.source == "icl":
+        from autoeval.tasks.icl import run_icl_task
+
+        icl = run_icl_task(task.task, model)
+        predictions, scores, items, cost = icl.predictions, icl.scores, icl.items, icl.cost
+    else:
+        assert plan.tasks.helm is not None
+        from autoeval.helm import run_helm_task
+
+        helm = run_helm_task(
+            task.task,
+            model,
+            model_name=f"autoeval/{plan.checkpoint.model}-{plan.checkpoint.iteration}-{plan.checkpoint.fingerprint[:8]}",
+            tokenizer_path=plan.converted,
+            output_path=Path(plan.tasks.helm.output_path),
+            suite=plan.tasks.helm.suite,
+            seconds_limit=plan.tasks.helm.seconds_limit,
+        )
+        predictions, scores, items, cost = None, helm.scores, helm.items, helm.cost
+    result = TaskResult(
+        checkpoint=plan.checkpoint,
+        task=task.name,
+        task_version=task.version,
+        source=task.source,
+        scores=tuple(scores),
+        items=tuple(items),
+        cost={**cost, "wall_seconds": round(time.monotonic() - started, 3)},
+        finished_at=round(time.time(), 3),
+    )
+    return predictions, result
