@@ -1,0 +1,181 @@
+"""HELM's ``Runner`` with our engine behind it: all requests of a run are answered in bulk.
+
+HELM sends one request at a time to a ``Client``. Here the ``Executor`` sees the whole ``ScenarioState`` and hands every
+request to a ``LanguageModel`` at once, which batches as it likes. Scenarios, adapters, window service and metrics are
+HELM's own, unpatched. This module imports HELM: only ``run.py`` imports it, inside functions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Hashable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from helm.benchmark.adaptation.scenario_state import ScenarioState
+from helm.benchmark.executor import ExecutionSpec, Executor
+from helm.benchmark.runner import Runner
+from helm.clients.client import Client
+from helm.common.request import GeneratedOutput, Request, RequestResult, Token
+
+from autoeval.models.requests import GenerationRequest, LanguageModel, LoglikelihoodRequest
+
+# HELM builds its objects from class names and plain arguments, so a loaded model is looked up here by deployment name.
+ENGINES: dict[str, LanguageModel] = {}
+
+_Key = TypeVar("_Key", bound=Hashable)
+
+
+class EngineClient(Client):
+    """Answers single requests (a metric or an annotator asks the model again); found through ``ENGINES``."""
+
+    def __init__(self, model_name: str) -> None:
+        self.model_name = model_name
+
+    def make_request(self, request: Request) -> RequestResult:
+        return answer(ENGINES[request.model_deployment], [request])[0]
+
+
+class BulkExecutor(Executor):
+    """Executes a ``ScenarioState`` by answering all its requests together."""
+
+    def execute(self, scenario_state: ScenarioState) -> ScenarioState:
+        states = scenario_state.request_states
+        if not states or self.execution_spec.dry_run:
+            return scenario_state
+        results = answer(ENGINES[scenario_state.adapter_spec.model_deployment], [state.request for state in states])
+        answered = [replace(state, result=result) for state, result in zip(states, results, strict=True)]
+        return replace(scenario_state, request_states=answered)
+
+
+class BulkRunner(Runner):
+    """HELM's ``Runner`` with ``BulkExecutor``; a class name that ``helm-run --runner-class-name`` takes."""
+
+    def __init__(self, execution_spec: ExecutionSpec, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(execution_spec, *arguments, **keywords)
+        context = self.executor.context
+        self.executor = BulkExecutor.__new__(BulkExecutor)
+        self.executor.execution_spec = execution_spec
+        self.executor.context = context  # shared: it holds the tokenizers that adapters and metrics use
+
+
+def answer(model: LanguageModel, requests: Sequence[Request]) -> list[RequestResult]:
+    """Answer ``requests`` in order. Raises ``ValueError`` for what a text language model cannot do."""
+    started = time.time()
+    prompts = [_encode(model, request) for request in requests]
+    echoes = _echo(model, requests, prompts)
+    generated = _generate(model, requests, prompts)
+    text_of = _TokenTexts(model.tokenizer)
+    seconds = time.time() - started
+    results = []
+    for index, request in enumerate(requests):
+        completions = [
+            _completion(request, echoes[index], output, prompts[index], text_of) for output in generated[index]
+        ]
+        results.append(
+            RequestResult(
+                success=True,
+                embedding=[],
+                completions=completions,
+                cached=False,
+                request_time=seconds / len(requests),
+                request_datetime=int(started),
+                batch_size=len(requests),
+                batch_request_time=seconds,
+            )
+        )
+    return results
+
+
+def _encode(model: LanguageModel, request: Request) -> tuple[int, ...]:
+    """The prompt's token ids, with the special tokens that the tokenizer adds itself (Llama's BOS)."""
+    if request.embedding or request.multimodal_prompt is not None or request.messages:
+        raise ValueError("a request for embeddings, images or chat messages; this engine completes text")
+    return tuple(model.tokenizer(request.prompt)["input_ids"])
+
+
+def _echo(
+    model: LanguageModel, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]]
+) -> list[tuple[float, ...]]:
+    """Log-probabilities of every prompt token where the request echoes it: 0 for the first, as HELM's client gives."""
+    asked = {prompts[i] for i, request in enumerate(requests) if request.echo_prompt and len(prompts[i]) > 1}
+    unique = sorted(asked)  # neighbours share their prefix
+    scored = model.loglikelihoods([LoglikelihoodRequest(prompt[:1], prompt[1:]) for prompt in unique])
+    logprobs = {prompt: (0.0, *result.token_logprobs) for prompt, result in zip(unique, scored, strict=True)}
+    return [
+        logprobs.get(prompt, (0.0,) * len(prompt)) if request.echo_prompt else ()
+        for request, prompt in zip(requests, prompts, strict=True)
+    ]
+
+
+_Output = tuple[str, tuple[int, ...], tuple[float, ...], str]  # text, token ids, their log-probabilities, finish reason
+_NOTHING: _Output = ("", (), (), "length")
+
+
+def _generate(
+    model: LanguageModel, requests: Sequence[Request], prompts: Sequence[tuple[int, ...]]
+) -> list[list[_Output]]:
+    """``num_completions`` outputs per request. Greedy completions are all the same and computed once."""
+    wanted = [
+        [_generation_request(request, prompt, index) for index in range(request.num_completions)]
+        if request.max_tokens > 0
+        else []
+        for request, prompt in zip(requests, prompts, strict=True)
+    ]
+    unique = _unique([single for several in wanted for single in several])
+    outputs = {
+        single: (result.text, result.tokens, result.token_logprobs, result.finish_reason)
+        for single, result in zip(unique, model.generate(unique), strict=True)
+    }
+    return [
+        [outputs[single] for single in several] or [_NOTHING] * request.num_completions
+        for request, several in zip(requests, wanted, strict=True)
+    ]
+
+
+def _generation_request(request: Request, prompt: tuple[int, ...], index: int) -> GenerationRequest:
+    sampled = request.temperature > 0
+    return GenerationRequest(
+        prompt=prompt,
+        max_new_tokens=request.max_tokens,
+        stop=tuple(request.stop_sequences),
+        temperature=request.temperature,
+        top_p=request.top_p if sampled else 1.0,
+        seed=_seed(request, index) if sampled else None,
+    )
+
+
+def _seed(request: Request, index: int) -> int:
+    """The same for the same prompt, trial (``random``) and completion, on every machine and for every checkpoint."""
+    content = f"{request.random}\x00{index}\x00{request.prompt}"
+    return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
+
+
+def _completion(
+    request: Request, echoed: Sequence[float], output: _Output, prompt: Sequence[int], text_of: _TokenTexts
+) -> GeneratedOutput:
+    text, ids, logprobs, finish_reason = output
+    pairs = list(zip(ids, logprobs, strict=True))
+    if request.echo_prompt:
+        text = request.prompt + text
+        pairs = [*zip(prompt, echoed, strict=True), *pairs]
+    tokens = [Token(text=text_of[token], logprob=float(logprob)) for token, logprob in pairs]
+    total = sum(token.logprob for token in tokens)
+    return GeneratedOutput(text=text, logprob=total, tokens=tokens, finish_reason={"reason": finish_reason})
+
+
+class _TokenTexts(dict[int, str]):
+    """Token id -> its text alone, decoded once."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+
+    def __missing__(self, token: int) -> str:
+        self[token] = text = self._tokenizer.decode([token])
+        return text
+
+
+def _unique(values: Sequence[_Key]) -> list[_Key]:
+    return list(dict.fromkeys(values))

@@ -1,0 +1,233 @@
+"""A HELM configuration file -> the HELM tasks of an evaluation. Needs only ``pyhocon``: the daemon may import it.
+
+The file has HELM's own format (HOCON)::
+
+    entries: [
+      {description: "mmlu:subject=anatomy,model=text", priority: 1}
+    ]
+
+One task is one benchmark: every entry that belongs to it (all subjects of ``mmlu``) is one *run* of the task, and its
+score is the average over the runs. ``model=`` is filled in when the task is run, whatever the file says.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+# Raise it when this room changes in a way that can change a score; old and new scores then get different curves.
+HARNESS_VERSION = "1"
+
+# HELM's short display names (schema_classic.yaml) -> the names of the statistics in stats.json.
+DISPLAY_TO_METRIC: dict[str, str] = {
+    "EM": "exact_match",
+    "quasi-EM": "quasi_exact_match",
+    "PEM": "prefix_exact_match",
+    "PQEM": "quasi_prefix_exact_match",
+    "EM-indicator": "exact_match_indicator",
+    "F1": "f1_score",
+    "EM (final number)": "final_number_exact_match",
+    "ROUGE-1": "rouge_1",
+    "ROUGE-2": "rouge_2",
+    "ROUGE-L": "rouge_l",
+    "BLEU-1": "bleu_1",
+    "BLEU-4": "bleu_4",
+    "RR@10": "RR@10",
+    "NDCG@10": "NDCG@10",
+    "F1 (set match)": "f1_set_match",
+    "IoU (set match)": "iou_set_match",
+    "EM (set match)": "exact_set_match",
+    "Macro-F1": "classification_macro_f1",
+    "Micro-F1": "classification_micro_f1",
+    "ECE (10-bin)": "ece_10_bin",
+    "BPB": "bits_per_byte",
+    "PPL": "perplexity",
+}
+_METRIC_TO_DISPLAY = {metric: display for display, metric in DISPLAY_TO_METRIC.items()}
+_DISPLAY_FOLDED = {display.casefold(): metric for display, metric in DISPLAY_TO_METRIC.items()}
+
+# One run-spec function that serves several benchmarks: which argument tells them apart, and whether its value alone is
+# the benchmark's usual name (commonsense:dataset=hellaswag is "hellaswag", natural_qa:mode=closedbook is
+# "natural_qa_closedbook": these are HELM's own run group names).
+_SPLIT_BY: dict[str, tuple[str, bool]] = {
+    "commonsense": ("dataset", True),
+    "natural_qa": ("mode", False),
+    "msmarco": ("track", False),
+}
+
+_ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9_.\-]+)(:(?P<arguments>.+))?$", re.DOTALL)
+
+
+class HelmConfigError(ValueError):
+    """A HELM configuration that cannot be used; the message names the file and the entry."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """What ``helm.benchmarks`` of evaluator.yaml asks for: a benchmark and its display metrics (empty: the main one)."""
+
+    name: str
+    metrics: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class HelmTask:
+    """One benchmark. ``entries`` are run-entry descriptions without a model; ``metrics`` display names or empty."""
+
+    name: str
+    version: str
+    entries: tuple[str, ...]
+    metrics: tuple[str, ...]
+    eval_instances: int = 100
+
+
+def load_helm_tasks(
+    conf_path: Path | str, *, eval_instances: int, benchmarks: Sequence[Benchmark] | None = None
+) -> list[HelmTask]:
+    """The tasks of ``conf_path``, in the file's order; ``benchmarks`` keeps some and sets their metrics.
+
+    Raises ``HelmConfigError`` when the file is missing or malformed, or a benchmark has no entry in it.
+    """
+    conf_path = Path(conf_path)
+    if eval_instances < 1:
+        raise HelmConfigError(f"{conf_path}: eval_instances is {eval_instances}, expected at least 1")
+    groups: dict[str, list[str]] = {}
+    for number, entry in enumerate(_read_entries(conf_path)):
+        description = _description(conf_path, number, entry)
+        entries = groups.setdefault(benchmark_name(description), [])
+        if description in entries:
+            raise HelmConfigError(f"{conf_path}: entries[{number}] repeats an earlier entry: {description!r}")
+        entries.append(description)
+    wanted = _wanted(conf_path, groups, benchmarks)
+    return [
+        HelmTask(name, task_version(groups[name], eval_instances), tuple(groups[name]), metrics, eval_instances)
+        for name, metrics in wanted.items()
+    ]
+
+
+def task_version(entries: Sequence[str], eval_instances: int) -> str:
+    """A short hash of all that can change the task's score (data staged by the user excepted)."""
+    content = {
+        "entries": sorted(entries),
+        "eval_instances": eval_instances,
+        "helm": helm_version(),
+        "harness": HARNESS_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def helm_version() -> str:
+    """The installed crfm-helm, read from package metadata (importing HELM takes seconds); "absent" without it."""
+    try:
+        return version("crfm-helm")
+    except PackageNotFoundError:
+        return "absent"
+
+
+def benchmark_name(description: str) -> str:
+    """The benchmark an entry belongs to: ``mmlu:subject=anatomy`` -> ``mmlu``."""
+    name, arguments = split_description(description)
+    if name in _SPLIT_BY:
+        argument, alone = _SPLIT_BY[name]
+        if argument in arguments:
+            return arguments[argument] if alone else f"{name}_{arguments[argument]}"
+    return name
+
+
+def split_description(description: str) -> tuple[str, dict[str, str]]:
+    """``name:key=value,…`` -> (name, arguments). Raises ``ValueError`` for anything else."""
+    match = _ENTRY.match(description.strip())
+    if match is None:
+        raise ValueError(f"expected <name>:<key>=<value>,…, got {description!r}")
+    arguments: dict[str, str] = {}
+    for part in (match["arguments"] or "").split(",") if match["arguments"] else ():
+        key, equals, value = part.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"expected <key>=<value>, got {part!r} in {description!r}")
+        arguments[key.strip()] = value.strip()
+    return match["name"], arguments
+
+
+def with_model(description: str, model: str) -> str:
+    """``description`` with ``model=`` set to ``model`` (a HELM model name such as ``autoeval/gpt2-iter_1000``)."""
+    name, arguments = split_description(description)
+    arguments = {key: value for key, value in arguments.items() if key not in ("model", "model_deployment")}
+    return _join(name, {**arguments, "model": model})
+
+
+def helm_metric(display: str) -> str:
+    """The name in stats.json of a display metric; a name that isn't HELM's display name is returned as it is."""
+    return _DISPLAY_FOLDED.get(display.casefold(), display)
+
+
+def display_metric(metric: str) -> str:
+    """The display name of a metric of stats.json: ``quasi_exact_match`` -> ``quasi-EM``."""
+    return _METRIC_TO_DISPLAY.get(metric, metric)
+
+
+def _join(name: str, arguments: dict[str, str]) -> str:
+    if not arguments:
+        return name
+    return f"{name}:{','.join(f'{key}={value}' for key, value in arguments.items())}"
+
+
+def _read_entries(conf_path: Path) -> list[Any]:
+    import pyhocon
+    import pyparsing
+
+    try:
+        text = conf_path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise HelmConfigError(f"{conf_path}: the HELM configuration cannot be read: {error}") from error
+    try:
+        content = pyhocon.ConfigFactory.parse_string(text, basedir=str(conf_path.parent))
+    except (pyparsing.ParseBaseException, pyhocon.ConfigException, ValueError) as error:
+        raise HelmConfigError(f"{conf_path}: not valid HOCON: {error}") from error
+    entries = content.get("entries", None) if isinstance(content, dict) else None
+    if not isinstance(entries, list) or not entries:
+        raise HelmConfigError(f"{conf_path}: expected a non-empty list `entries: [{{description: …}}, …]`")
+    return entries
+
+
+def _description(conf_path: Path, number: int, entry: Any) -> str:
+    """The entry's description without its model, checked."""
+    where = f"{conf_path}: entries[{number}]"
+    if not isinstance(entry, dict):
+        raise HelmConfigError(f"{where}: expected a mapping with a `description`, got {entry!r}")
+    if unknown := sorted(set(entry) - {"description", "priority", "groups"}):
+        raise HelmConfigError(f"{where}: unknown key {unknown[0]!r}; HELM knows description, priority, groups")
+    description = entry.get("description", None)
+    if not isinstance(description, str):
+        raise HelmConfigError(f"{where}: `description` must be a string, got {description!r}")
+    try:
+        name, arguments = split_description(description)
+    except ValueError as error:
+        raise HelmConfigError(f"{where}: {error}") from error
+    kept = {key: value for key, value in arguments.items() if key not in ("model", "model_deployment")}
+    return _join(name, kept)
+
+
+def _wanted(
+    conf_path: Path, groups: dict[str, list[str]], benchmarks: Sequence[Benchmark] | None
+) -> dict[str, tuple[str, ...]]:
+    """Benchmark name -> display metrics. A run-spec name (``natural_qa``) asks for all benchmarks made with it."""
+    if benchmarks is None:
+        return {name: () for name in groups}
+    wanted: dict[str, tuple[str, ...]] = {}
+    for benchmark in benchmarks:
+        asked = benchmark.name.casefold()
+        names = [name for name in groups if name.casefold() == asked]
+        names = names or [name for name in groups if split_description(groups[name][0])[0].casefold() == asked]
+        if not names:
+            raise HelmConfigError(
+                f"{conf_path}: no entry for the benchmark {benchmark.name!r}; it has {', '.join(sorted(groups))}"
+            )
+        for name in names:
+            wanted[name] = tuple(benchmark.metrics)
+    return wanted
