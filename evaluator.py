@@ -9,7 +9,7 @@ import sys
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Evaluate the checkpoints of a training run while it trains; record scores, report and leaderboard.",
+        description="Evaluate the checkpoints of a training run while it trains: scores, report, leaderboard.",
         epilog="Exit status: 0 all recorded, 1 some tasks or checkpoints failed for good, 2 bad configuration.",
     )
     parser.add_argument("--config", required=True, metavar="FILE", help="evaluator.yaml")

@@ -70,6 +70,7 @@ class EvaluationPlan:
     tasks: TaskPlan
     tokenizer: TokenizerFiles | None = None
     model: ModelOptions = ModelOptions()
+    skip: tuple[str, ...] = ()  # tasks that killed the worker too often
 
     def result_path(self, task: str) -> Path:
         return Path(self.directory, "results", self.checkpoint.model, f"{file_name(task)}.json")
@@ -111,6 +112,7 @@ def load_plan(path: Path) -> EvaluationPlan:
         tasks=task_plan_from_json(content["tasks"]),
         tokenizer=TokenizerFiles(**tokenizer) if tokenizer else None,
         model=ModelOptions(**content["model"]),
+        skip=tuple(content["skip"]),
     )
 
 

@@ -84,7 +84,7 @@ def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[W
     for task in tasks:
         if existing_result(plan, task) is not None:
             emit("task_done", task=task.name, version=task.version, result=str(plan.result_path(task.name)))
-        else:
+        elif task.name not in plan.skip:
             waiting.append(task)
     if not waiting:
         return

@@ -1,0 +1,217 @@
+"""What evaluator.py's flags do. Each command returns the exit status."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from autoeval.config import AutoEval, load_config
+from autoeval.lock import WorkDirectoryLock
+from autoeval.runners.local import WORKER, ask_tasks
+from autoeval.watched_run import FINAL_STATES, WatchedRun, WatchOptions, make_watcher, task_plan
+from autoeval.yaml_file import ConfigError
+from recorder.ledger import CheckpointRow, Ledger, TaskRow
+from recorder.results import CheckpointRef
+
+logger = logging.getLogger(__name__)
+
+
+def run_command(options: argparse.Namespace) -> int:
+    """Dispatch on the parsed command line. A bad configuration is told on standard error and gives 2."""
+    logging.basicConfig(
+        level=logging.DEBUG if options.debug else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("watchdog", "apscheduler"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        configs = load_config(options.config)
+        watch = _watch_options(options)
+        _check_sections(configs, watch, Path(options.config))
+        if options.status:
+            return show_status(configs)
+        if options.retry is not None:
+            return retry(configs, options.retry)
+        if options.doctor:
+            from autoeval.doctor import examine
+
+            return examine(configs, watch)
+        if options.dry_run:
+            return dry_run(configs, watch)
+        return run_daemon(configs, watch, once=options.once)
+    except ConfigError as error:
+        print(f"evaluator.py: {error}", file=sys.stderr)
+        return 2
+
+
+def _watch_options(options: argparse.Namespace) -> WatchOptions:
+    watch = WatchOptions(
+        begin=options.begin_iteration,
+        end=options.end_iteration,
+        interval=options.iteration_interval,
+        check_interval_minutes=options.check_interval,
+        model_type=options.model_type,
+        eval_type=options.eval_type,
+    )
+    if watch.end is not None and watch.end < watch.first:
+        raise ConfigError(f"--end-iteration {watch.end} comes before the first iteration that is due, {watch.first}")
+    return watch
+
+
+def _check_sections(configs: Sequence[AutoEval], watch: WatchOptions, path: Path) -> None:
+    for config in configs:
+        if getattr(config, watch.model_type) is None:
+            raise ConfigError(f"{path}: auto_eval.{watch.model_type}: the section is missing (--model-type)")
+        plan = task_plan(config, watch.eval_type)
+        if plan.icl is None and plan.helm is None:
+            raise ConfigError(f"{path}: auto_eval.{watch.eval_type}: the section is missing (--eval-type)")
+
+
+def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]]:
+    """(name, version) of each task; what is wrong with a dataset or a spec is a ``ConfigError`` before anything runs."""
+    try:
+        return ask_tasks(asdict(task_plan(config, watch.eval_type)))
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+
+
+def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) -> int:
+    from autoeval.daemon import Daemon
+
+    locks = {config.work_dir: WorkDirectoryLock(config.work_dir) for config in configs}
+    handlers = [_log_to(work_dir / "logs" / "daemon.log") for work_dir in locks]
+    try:
+        runs = [WatchedRun(config, watch, load_tasks_of(config, watch)) for config in configs]
+        for run in runs:
+            end = "for ever" if watch.end is None else f"to iteration {watch.end}"
+            logger.info(
+                "watching %s, iterations %d, %d, … %s; %d tasks: %s",
+                run.watcher.checkpoint_path,
+                watch.first,
+                watch.first + watch.interval,
+                end,
+                len(run.tasks),
+                ", ".join(name for name, _ in run.tasks),
+            )
+        status = Daemon(runs, once=once).run()
+        logger.info("ended with status %d", status)
+        return status
+    finally:
+        for handler in handlers:
+            logging.getLogger().removeHandler(handler)
+            handler.close()
+
+
+def _log_to(path: Path) -> logging.Handler:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    return handler
+
+
+def dry_run(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
+    """Print what a start would do now: checkpoints, tasks, commands, cost as measured on earlier checkpoints."""
+    for config in configs:
+        tasks = load_tasks_of(config, watch)
+        found = make_watcher(config, watch).scan()
+        rows = _rows_of(config)
+        done = {row.fingerprint for row in rows[0] if row.state in FINAL_STATES}
+        seconds = _seconds_by_task(config)
+        print(f"{config.model_name}: {len(found.complete)} complete checkpoints, {len(tasks)} tasks")
+        for checkpoint in found.complete:
+            state = "done" if checkpoint.fingerprint in done else "to do"
+            print(f"  iteration {checkpoint.iteration:>9}  {state:<6} {checkpoint.format:<11} {checkpoint.path}")
+        for iteration, reason in (*found.waiting, *found.abandoned):
+            print(f"  iteration {iteration:>9}  not complete: {reason}")
+        for name, version in tasks:
+            cost = f"about {seconds[name]:.1f} s a checkpoint" if name in seconds else "cost unknown: never run yet"
+            print(f"  task {name} (version {version}): {cost}")
+        todo = sum(checkpoint.fingerprint not in done for checkpoint in found.complete)
+        if tasks and all(name in seconds for name, _ in tasks):
+            total = todo * sum(seconds[name] for name, _ in tasks)
+            print(f"  estimated: {total:.0f} s for {todo} checkpoints")
+        print(f"  command: {' '.join(WORKER)}")
+    return 0
+
+
+def _rows_of(config: AutoEval) -> tuple[list[CheckpointRow], list[TaskRow]]:
+    """The ledger's rows of a model; nothing when nothing was ever evaluated."""
+    path = config.work_dir / "ledger.sqlite"
+    if not path.exists():
+        return [], []
+    with contextlib.closing(Ledger(path)) as ledger:
+        checkpoints = [row for row in ledger.checkpoints() if row.model == config.model_name]
+        tasks = [row for row in ledger.tasks() if row.model == config.model_name]
+    return checkpoints, tasks
+
+
+def _seconds_by_task(config: AutoEval) -> dict[str, float]:
+    """Mean wall seconds of each task over the results that are on disk."""
+    from recorder.results import ResultFileError, read_result
+
+    measured: dict[str, list[float]] = {}
+    for path in (config.work_dir / config.model_name).glob("iter_*/results/*/*.json"):
+        with contextlib.suppress(ResultFileError):
+            result = read_result(path)
+            measured.setdefault(result.task, []).append(result.cost.get("wall_seconds", 0.0))
+    return {task: sum(values) / len(values) for task, values in measured.items()}
+
+
+def show_status(configs: Sequence[AutoEval]) -> int:
+    """A table of checkpoints × tasks × state, and the last errors."""
+    from tabulate import tabulate
+
+    for config in configs:
+        checkpoints, tasks = _rows_of(config)
+        print(f"{config.model_name} ({config.work_dir})")
+        if not checkpoints:
+            print("  nothing evaluated yet")
+            continue
+        names = sorted({row.task for row in tasks})
+        table, errors = [], []
+        for row in sorted(checkpoints, key=lambda row: row.iteration):
+            states = {t.task: t for t in tasks if (t.iteration, t.fingerprint) == (row.iteration, row.fingerprint)}
+            table.append([row.iteration, row.state, *(states[n].state if n in states else "-" for n in names)])
+            if row.error:
+                errors.append(f"iteration {row.iteration}: {row.error}")
+            errors += [
+                f"iteration {row.iteration}, {t.task}: {t.error} (log: {t.log})" for t in states.values() if t.error
+            ]
+        print(tabulate(table, headers=["iteration", "state", *names]))
+        for error in errors:
+            print(f"  {error}")
+    return 0
+
+
+def retry(configs: Sequence[AutoEval], which: str) -> int:
+    """Let failed checkpoints and tasks be tried again at the next start. ``which`` is ``''`` or ``ITERATION[:TASK]``."""
+    iteration, _, task = which.partition(":")
+    if iteration and not iteration.isdigit():
+        raise ConfigError(f"--retry {which}: expected ITERATION or ITERATION:TASK")
+    marked = 0
+    for config in configs:
+        lock = WorkDirectoryLock(config.work_dir)  # a running daemon decides from what it holds in memory
+        checkpoints, tasks = _rows_of(config)
+        with contextlib.closing(Ledger(config.work_dir / "ledger.sqlite")) as ledger:
+            for row in checkpoints:
+                if iteration and row.iteration != int(iteration):
+                    continue
+                ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
+                mine = [t for t in tasks if (t.iteration, t.fingerprint) == (row.iteration, row.fingerprint)]
+                failed = [t for t in mine if t.state == "failed" and task in ("", t.task)]
+                for one in failed:
+                    ledger.note_task(ref, one.task, "queued", version=one.version)
+                if failed or (row.state in ("failed", "missed") and not task):
+                    ledger.set_state(ref, "found")
+                    marked += 1
+                    print(f"{row.model} iteration {row.iteration}: {len(failed)} tasks will be tried again")
+        lock.release()
+    print(f"{marked} checkpoints will be tried again at the next start")
+    return 0

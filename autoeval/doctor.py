@@ -1,0 +1,109 @@
+"""``--doctor``: find out before the run what would stop it in the middle."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import netrc
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from urllib.parse import urlparse
+
+from autoeval.config import AutoEval
+from autoeval.runners.local import ask_tasks
+from autoeval.watched_run import WatchOptions, make_watcher, task_plan
+
+PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
+
+
+def examine(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
+    """Print one line a check; 1 when anything is missing. Nothing is evaluated, nothing is sent."""
+    problems = 0
+    for config in configs:
+        print(f"{config.model_name}:")
+        for name, check in checks(config, watch):
+            try:
+                found = check()
+            except (OSError, ValueError, importlib.metadata.PackageNotFoundError) as error:
+                problems += 1
+                print(f"  MISSING  {name}: {error}")
+            else:
+                print(f"  ok       {name}: {found}")
+    print("everything is there" if not problems else f"{problems} things are missing")
+    return 1 if problems else 0
+
+
+def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[], str]]]:
+    """(what, how) of each check; ``how`` returns what it found or raises with what is missing."""
+    listed: list[tuple[str, Callable[[], str]]] = []
+    packages = [*PACKAGES, *(["crfm-helm"] if config.helm is not None else [])]
+    for package in packages:
+        listed.append((f"package {package}", lambda package=package: importlib.metadata.version(package)))
+    listed.append(("work_dir", lambda: _writable(config.work_dir)))
+    listed.append(("checkpoint_path", lambda: _checkpoints(config, watch)))
+    if config.megatron is not None:
+        for key in ("vocab_path", "merge_path", "tokenizer_path"):
+            path = getattr(config.megatron, key)
+            if path is not None:
+                listed.append((f"megatron.{key}", lambda path=path: _readable(path)))
+    if config.baselines is not None:
+        baselines = config.baselines
+        listed.append(("baselines", lambda: _baselines(baselines)))
+    listed.append(("tasks, their data, and the local runner", lambda: _tasks(config, watch)))
+    listed.append(("wandb", lambda: _wandb(config)))
+    return listed
+
+
+def _writable(directory: Path) -> str:
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=directory):
+        pass
+    free = shutil.disk_usage(directory).free
+    return f"{directory} can be written, {free / 2**30:.1f} GiB free"
+
+
+def _readable(path: Path) -> str:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path} cannot be read")
+    return str(path)
+
+
+def _checkpoints(config: AutoEval, watch: WatchOptions) -> str:
+    watcher = make_watcher(config, watch)
+    if not watcher.checkpoint_path.exists():
+        return f"{watcher.checkpoint_path} does not exist yet; it will be waited for"
+    found = watcher.scan()
+    return f"{watcher.checkpoint_path}: {len(found.complete)} complete and due, {len(found.waiting)} not complete"
+
+
+def _baselines(path: Path) -> str:
+    from recorder.baselines import load_baselines
+
+    return f"{len(load_baselines(path))} models in {path}"
+
+
+def _tasks(config: AutoEval, watch: WatchOptions) -> str:
+    return ", ".join(name for name, _ in ask_tasks(asdict(task_plan(config, watch.eval_type))))
+
+
+def _wandb(config: AutoEval) -> str:
+    """Whether a key is to be had where the wandb client looks for one (its value is never read out)."""
+    mode = config.wandb.mode
+    if mode != "online":
+        return f"mode {mode}: nothing is sent"
+    if os.environ.get("WANDB_API_KEY"):
+        return "mode online, key from WANDB_API_KEY"
+    address = config.wandb.base_url or os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    host = urlparse(address).hostname or address
+    try:
+        known = netrc.netrc().authenticators(host)
+    except (FileNotFoundError, netrc.NetrcParseError):
+        known = None
+    if known is None:
+        raise ValueError(f"no key for {host}: set WANDB_API_KEY or run 'wandb login'")
+    return f"mode online, key for {host} from ~/.netrc"
