@@ -70,7 +70,7 @@ class HelmConfigError(ValueError):
 
 @dataclass(frozen=True)
 class Benchmark:
-    """What ``helm.benchmarks`` of evaluator.yaml asks for: a benchmark and its display metrics (empty: the main one)."""
+    """An entry of ``helm.benchmarks`` in evaluator.yaml: a benchmark, its display metrics (none: the main one)."""
 
     name: str
     metrics: tuple[str, ...] = ()
@@ -218,7 +218,7 @@ def _wanted(
 ) -> dict[str, tuple[str, ...]]:
     """Benchmark name -> display metrics. A run-spec name (``natural_qa``) asks for all benchmarks made with it."""
     if benchmarks is None:
-        return {name: () for name in groups}
+        return dict.fromkeys(groups, ())
     wanted: dict[str, tuple[str, ...]] = {}
     for benchmark in benchmarks:
         asked = benchmark.name.casefold()

@@ -1,0 +1,180 @@
+"""Keeping HELM off the network, off standard output, and inside its time limit.
+
+HELM scenarios download what is missing with urllib, ``wget``, ``gdown`` or the Hugging Face hub, and nltk downloads at
+import. On a machine without network some of these wait for minutes. Inside ``offline`` all of them fail at once: the
+proxy variables point at a port of this machine where nothing listens, and the hub is in its offline mode.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType, TracebackType
+
+_LOGGER = logging.getLogger("autoeval.helm")
+
+_DEAD_PROXY = "http://127.0.0.1:9"  # the discard port; refused at once
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
+
+
+@contextlib.contextmanager
+def offline() -> Iterator[None]:
+    """Nothing inside the block reaches the network; the environment is as before afterwards."""
+    changes: dict[str, str | None] = dict.fromkeys(_PROXY_VARIABLES, _DEAD_PROXY)
+    changes |= _OFFLINE_VARIABLES
+    changes |= {"no_proxy": None, "NO_PROXY": None}
+    before = {name: os.environ.get(name) for name in changes}
+    _set_environment(changes)
+    urllib.request.install_opener(None)  # type: ignore[arg-type]  # the next call builds one that sees the proxies
+    flags = _set_offline_flags()
+    try:
+        yield
+    finally:
+        for module, value in flags:
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+        _set_environment(before)
+        urllib.request.install_opener(None)  # type: ignore[arg-type]
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def _set_offline_flags() -> list[tuple[object, bool]]:
+    """Libraries that read ``HF_HUB_OFFLINE`` when imported, and are already: (module, the flag's value before)."""
+    changed: list[tuple[object, bool]] = []
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        module = sys.modules.get(name)
+        if module is not None and hasattr(module, "HF_HUB_OFFLINE"):
+            changed.append((module, module.HF_HUB_OFFLINE))
+            module.HF_HUB_OFFLINE = True
+    return changed
+
+
+class _LogStream(io.TextIOBase):
+    """A text stream whose lines go to the logger."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if line.strip():
+                _LOGGER.debug("%s", line.rstrip())
+        return len(text)
+
+    def isatty(self) -> bool:
+        return False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """HELM's prints (and nltk's and progress bars) go to the logger ``autoeval.helm`` as debug messages.
+
+    HELM's own logger, ``helm``, keeps warnings and errors unless we debug.
+    """
+    helm_logger = logging.getLogger("helm")
+    level = helm_logger.level
+    if level == logging.NOTSET and not _LOGGER.isEnabledFor(logging.DEBUG):
+        helm_logger.setLevel(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(_LogStream()), contextlib.redirect_stderr(_LogStream()):
+            yield
+    finally:
+        helm_logger.setLevel(level)
+
+
+class HelmTimeoutError(TimeoutError):
+    """A run took longer than its limit."""
+
+
+class _Expired(BaseException):
+    """Raised by the alarm. Not an ``Exception``: HELM catches those, waits and tries again."""
+
+
+@contextlib.contextmanager
+def time_limit(seconds: float | None, what: str) -> Iterator[None]:
+    """Raise ``HelmTimeoutError`` when the block runs longer than ``seconds`` (``None``: no limit).
+
+    Works in the main thread (an interval timer interrupts even a loop that never ends); in another thread Python cannot
+    interrupt running code, so the limit is not enforced there, and a warning says so.
+    """
+    if seconds is None:
+        yield
+        return
+    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
+        _LOGGER.warning("%s: the limit of %g s is enforced only in the main thread", what, seconds)
+        yield
+        return
+
+    def expire(signal_number: int, frame: FrameType | None) -> None:
+        raise _Expired
+
+    previous_handler = signal.signal(signal.SIGALRM, expire)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    except _Expired:
+        raise HelmTimeoutError(f"{what}: not finished after {seconds:g} s, the limit for one run") from None
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous_handler)
+
+
+@contextlib.contextmanager
+def own_randomness(seed: int = 0) -> Iterator[None]:
+    """Python's and NumPy's global generators start at ``seed`` inside the block and go on as before after it.
+
+    Some scenarios draw from them; a run's samples must not depend on what ran before it.
+    """
+    import numpy
+
+    python_state, numpy_state = random.getstate(), numpy.random.get_state()
+    random.seed(seed)
+    numpy.random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(python_state)
+        numpy.random.set_state(numpy_state)
+
+
+def missing_file(error: BaseException) -> tuple[Path, str] | None:
+    """(file, address it could be fetched from) when ``error`` is HELM's failing to get a data file, else ``None``.
+
+    HELM's own message names only the address, or not even that; the path is in the frame that tried the download.
+    """
+    for current in _chain(error):
+        if isinstance(current, FileNotFoundError) and current.filename:
+            return Path(os.fsdecode(current.filename)), ""
+        trace: TracebackType | None = current.__traceback__
+        while trace is not None:
+            frame = trace.tb_frame
+            if frame.f_code.co_name == "ensure_file_downloaded" and "target_path" in frame.f_locals:
+                return Path(frame.f_locals["target_path"]), str(frame.f_locals.get("source_url", ""))
+            trace = trace.tb_next
+    return None
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    current: BaseException | None = error
+    while current is not None and id(current) not in seen:
+        seen.add(id(current))
+        yield current
+        current = current.__cause__ or current.__context__

@@ -1,0 +1,234 @@
+"""HELM's run directories -> scores and items. Reads ours and those of ``helm-run``.
+
+A score is the macro average over the benchmark's runs (every MMLU subject weighs the same). A run whose statistics come
+only by sub-split (civil_comments: toxic, non-toxic) counts as the average of these. With strata s (run, sub-split),
+weights w_s that sum to one, n_s items and sample variances v_s, the standard error is sqrt(sum w_s^2 v_s / n_s)
+(stratified sampling; Cochran, Sampling Techniques, 5.3).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoeval.helm.spec import display_metric, helm_metric
+from recorder.results import Item, Score
+
+_LOWER_IS_BETTER = {"perplexity", "bits_per_byte", "ece_1_bin", "ece_10_bin", "toxic_frac", "expected_max_toxicity"}
+_CHOICE_METRICS = {"exact_match", "quasi_exact_match"}
+
+
+class HelmResultError(ValueError):
+    """A run directory that cannot be used; the message names the file and what was expected."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run directory. ``key`` is the run's name without its model: the same for every checkpoint."""
+
+    path: Path
+    key: str
+    spec: dict[str, Any]
+    stats: list[dict[str, Any]]
+    per_instance: list[dict[str, Any]]
+
+    @property
+    def method(self) -> str:
+        return str(self.spec["adapter_spec"].get("method", ""))
+
+
+@dataclass
+class _Stratum:
+    """A sub-split of a run: HELM's own mean, and the items (instance key -> mean over train trials) when it has any."""
+
+    mean: float
+    items: dict[str, float] = field(default_factory=dict)
+    instances: int = 0
+
+
+def read_run(path: Path | str) -> RunRecord:
+    """Read one run directory. Raises ``HelmResultError`` naming the file that is missing or malformed."""
+    path = Path(path)
+    spec = _read_json(path / "run_spec.json", dict)
+    if not isinstance(spec.get("name"), str) or not isinstance(spec.get("adapter_spec"), dict):
+        raise HelmResultError(f"{path / 'run_spec.json'}: expected the keys `name` and `adapter_spec`")
+    return RunRecord(
+        path=path,
+        key=_without_model(spec["name"]),
+        spec=spec,
+        stats=_read_json(path / "stats.json", list),
+        per_instance=_read_json(path / "per_instance_stats.json", list),
+    )
+
+
+def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple[tuple[Score, ...], tuple[Item, ...]]:
+    """Scores of one benchmark over its ``runs``, by display metric; the scenario's main metric when none is asked for.
+
+    Raises ``HelmResultError`` when a run has no value for a metric: a mean over the others would be another number.
+    """
+    if not runs:
+        raise HelmResultError("no runs to read")
+    names = list(dict.fromkeys(helm_metric(metric) for metric in metrics))
+    if not names:
+        names = list(dict.fromkeys(main_metric(run.spec)[0] for run in runs))
+    scores, items = [], []
+    for name in names:
+        strata = [_strata(run, name) for run in runs]
+        scores.append(_score(runs, name, strata))
+        display = display_metric(name)
+        for of_run in strata:
+            items += [Item(key, display, value) for stratum in of_run for key, value in stratum.items.items()]
+    return tuple(scores), tuple(items)
+
+
+def main_metric(spec: Mapping[str, Any]) -> tuple[str, str]:
+    """(metric, split) that HELM reports for the scenario of a run spec.
+
+    From the scenario's own metadata, else from HELM's schema_classic.yaml by the run's groups (the last group that
+    names one: ``groups`` goes from general to special).
+    """
+    from helm.benchmark.scenarios.scenario import ScenarioSpec, create_scenario
+
+    try:
+        metadata = create_scenario(ScenarioSpec(**spec["scenario_spec"])).get_metadata()
+        return metadata.main_metric, metadata.main_split
+    except NotImplementedError:
+        pass
+    environments = _schema_environments()
+    for group in reversed(spec.get("groups", [])):
+        if group in environments:
+            return environments[group]
+    raise HelmResultError(f"run {spec['name']}: HELM names no main metric for it; set `metrics` for this benchmark")
+
+
+def mean_statistic(runs: Sequence[RunRecord], name: str) -> float | None:
+    """The average over runs of a statistic such as ``num_train_instances``, on the split that is reported."""
+    values = [value for run in runs for value in _means(run, name).values()]
+    return sum(values) / len(values) if values else None
+
+
+def _schema_environments() -> dict[str, tuple[str, str]]:
+    from importlib.resources import files
+
+    import yaml
+
+    text = files("helm.benchmark").joinpath("static/schema_classic.yaml").read_text(encoding="utf-8")
+    environments = {group["name"]: group.get("environment") or {} for group in yaml.safe_load(text)["run_groups"]}
+    return {
+        name: (environment["main_name"], environment["main_split"])
+        for name, environment in environments.items()
+        if "main_name" in environment and "main_split" in environment
+    }
+
+
+def _means(run: RunRecord, metric: str) -> dict[str, float]:
+    """Sub-split ("" for none) -> HELM's mean of ``metric`` on the main split, without perturbations."""
+    split = main_metric(run.spec)[1]
+    return {
+        stat["name"].get("sub_split", ""): float(stat["mean"])
+        for stat in run.stats
+        if _matches(stat, metric, split) and stat.get("count", 0) > 0
+    }
+
+
+def _matches(stat: Mapping[str, Any], metric: str, split: str) -> bool:
+    name = stat["name"]
+    return name["name"] == metric and name.get("split") == split and "perturbation" not in name
+
+
+def _strata(run: RunRecord, metric: str) -> list[_Stratum]:
+    means = _means(run, metric)
+    if not means:
+        known = ", ".join(sorted({stat["name"]["name"] for stat in run.stats if stat.get("count", 0) > 0}))
+        raise HelmResultError(f"{run.path / 'stats.json'}: no value of {metric!r} on the main split; it has {known}")
+    values = _per_instance(run, metric)
+    counts = _means(run, "num_instances")
+    return [
+        _Stratum(mean, values.get(sub_split, {}), round(counts.get(sub_split, 0)))
+        for sub_split, mean in sorted(means.items())
+    ]
+
+
+def _per_instance(run: RunRecord, metric: str) -> dict[str, dict[str, float]]:
+    """Sub-split -> item key -> value (mean over train trials)."""
+    split = main_metric(run.spec)[1]
+    collected: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    for entry in run.per_instance:
+        if "perturbation" in entry:
+            continue
+        for stat in entry["stats"]:
+            if _matches(stat, metric, split) and stat.get("count", 0) > 0:
+                key = f"{run.key}|{entry['instance_id']}"
+                collected[stat["name"].get("sub_split", "")][key].append(float(stat["mean"]))
+    return {
+        sub_split: {key: sum(values) / len(values) for key, values in items.items()}
+        for sub_split, items in collected.items()
+    }
+
+
+def _score(runs: Sequence[RunRecord], metric: str, strata: Sequence[Sequence[_Stratum]]) -> Score:
+    weighted = [(stratum, 1.0 / len(runs) / len(of_run)) for of_run in strata for stratum in of_run]
+    return Score(
+        metric=display_metric(metric),
+        value=sum(weight * stratum.mean for stratum, weight in weighted),
+        stderr=_stderr(weighted),
+        n=sum(len(stratum.items) or stratum.instances for stratum, _ in weighted),
+        higher_is_better=metric not in _LOWER_IS_BETTER,
+        chance=_chance(runs) if metric in _CHOICE_METRICS else None,
+    )
+
+
+def _stderr(weighted: Sequence[tuple[_Stratum, float]]) -> float | None:
+    """The stratified standard error; a stratum of one item borrows the pooled variance of the others."""
+    if any(not stratum.items for stratum, _ in weighted):
+        return None  # a corpus-level metric: there are no items to take a variance of
+    squares, freedom = 0.0, 0
+    variances: list[float | None] = []
+    for stratum, _ in weighted:
+        values = list(stratum.items.values())
+        mean = sum(values) / len(values)
+        deviation = sum((value - mean) ** 2 for value in values)
+        variances.append(deviation / (len(values) - 1) if len(values) > 1 else None)
+        squares, freedom = squares + deviation, freedom + len(values) - 1
+    if freedom == 0:
+        return None
+    pooled = squares / freedom
+    total = sum(
+        weight**2 * (pooled if variance is None else variance) / len(stratum.items)
+        for (stratum, weight), variance in zip(weighted, variances, strict=True)
+    )
+    return math.sqrt(total)
+
+
+def _chance(runs: Sequence[RunRecord]) -> float | None:
+    """What guessing gives where every run is multiple choice: the average of one over the number of choices."""
+    if not all(run.method.startswith("multiple_choice") for run in runs):
+        return None
+    per_run = []
+    for run in runs:
+        choices = [value for items in _per_instance(run, "num_references").values() for value in items.values()]
+        if not choices or min(choices) < 1:
+            return None
+        per_run.append(sum(1.0 / count for count in choices) / len(choices))
+    return sum(per_run) / len(per_run)
+
+
+def _without_model(name: str) -> str:
+    """``mmlu:subject=anatomy,model=autoeval_x`` -> ``mmlu:subject=anatomy``."""
+    return re.sub(r",model=[^,]*|(?<=:)model=[^,]*,?", "", name).rstrip(":,")
+
+
+def _read_json(path: Path, kind: type) -> Any:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise HelmResultError(f"{path}: cannot be read as JSON: {error}") from error
+    if not isinstance(content, kind):
+        raise HelmResultError(f"{path}: expected a JSON {kind.__name__}")
+    return content

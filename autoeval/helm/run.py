@@ -1,0 +1,223 @@
+"""Running one HELM task on one loaded model, through HELM's own Runner, in this process.
+
+HELM keeps global state (registries, output path, random generators): one evaluation at a time per process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
+from autoeval.helm.registration import helm_model_name, registered, usable_window
+from autoeval.helm.results import HelmResultError, RunRecord, mean_statistic, read_run, read_scores
+from autoeval.helm.spec import HARNESS_VERSION, HelmTask, helm_version, with_model
+from autoeval.models.requests import LanguageModel
+from recorder.files import write_json
+from recorder.results import Item, Score
+
+_LOGGER = logging.getLogger("autoeval.helm")
+_RECEIPT = "autoeval.json"  # written last into a run directory: the run is complete, and this is what it ran
+
+
+class HelmRunError(RuntimeError):
+    """Some runs of a task failed; the message says which and why. The others are complete on disk."""
+
+
+@dataclass(frozen=True)
+class HelmOutcome:
+    scores: tuple[Score, ...]
+    items: tuple[Item, ...]
+    cost: dict[str, float] = field(default_factory=dict)
+
+
+def run_helm_task(
+    task: HelmTask,
+    model: LanguageModel,
+    *,
+    model_name: str,
+    tokenizer_path: Path,
+    output_path: Path,
+    suite: str,
+    seconds_limit: float | None = None,
+) -> HelmOutcome:
+    """Evaluate ``task`` and read its scores.
+
+    ``model_name`` must be unique to the checkpoint (model, iteration and fingerprint): runs complete under this name
+    are not repeated. ``output_path`` is HELM's (``scenarios/<name>/`` holds data, ``runs/<suite>/`` receives runs).
+    ``seconds_limit`` is for each run. Every entry is tried; then ``HelmRunError`` tells which failed, if any.
+    """
+    output_path = Path(output_path).resolve()
+    name = helm_model_name(model_name)
+    started = time.monotonic()
+    cost_before = dataclasses.replace(model.cost)
+    counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0}
+    directories: list[Path] = []
+    failures: list[str] = []
+    with offline(), quiet(), registered(model, name=name, tokenizer_path=tokenizer_path):
+        with _benchmark_output(output_path):
+            runner = _runner(output_path, suite)
+            for entry in task.entries:
+                try:
+                    directories += _run_entry(runner, entry, task, model, name, seconds_limit, counts)
+                except Exception as error:
+                    _LOGGER.warning("HELM entry %s failed", entry, exc_info=True)
+                    failures.append(_reason(entry, error))
+        if failures:
+            raise HelmRunError(
+                f"{task.name}: {len(failures)} of {len(task.entries)} HELM entries failed: " + "; ".join(failures)
+            )
+        runs = [read_run(directory) for directory in directories]
+        scores, items = read_scores(runs, task.metrics)
+        cost = {**counts, **_cost(cost_before, model), **_prompt_statistics(runs)}
+    cost["seconds"] = time.monotonic() - started
+    return HelmOutcome(scores, items, cost)
+
+
+@contextlib.contextmanager
+def _benchmark_output(output_path: Path) -> Iterator[None]:
+    """HELM's global output path (some run specs read their data while they are built) is ``output_path`` inside."""
+    from helm.benchmark.runner import get_benchmark_output_path, set_benchmark_output_path
+
+    before = get_benchmark_output_path()
+    set_benchmark_output_path(str(output_path))
+    try:
+        yield
+    finally:
+        set_benchmark_output_path(before)
+
+
+def _runner(output_path: Path, suite: str) -> Any:
+    from helm.benchmark.executor import ExecutionSpec
+    from helm.common.authentication import Authentication
+
+    from autoeval.helm.engine import BulkRunner
+
+    local_path = output_path / "local"  # where HELM looks for credentials; there are none, and no request cache
+    local_path.mkdir(parents=True, exist_ok=True)
+    execution = ExecutionSpec(url=None, auth=Authentication(""), local_path=str(local_path), parallelism=1)
+    return BulkRunner(
+        execution,
+        str(output_path),
+        suite,
+        skip_instances=False,
+        cache_instances=False,
+        cache_instances_only=False,
+        skip_completed_runs=False,  # HELM looks only whether files exist; the receipt knows more
+        exit_on_error=True,
+    )
+
+
+def _run_entry(
+    runner: Any,
+    entry: str,
+    task: HelmTask,
+    model: LanguageModel,
+    name: str,
+    seconds_limit: float | None,
+    counts: dict[str, float],
+) -> list[Path]:
+    """Run what one run entry expands to; the run directories."""
+    from helm.benchmark.presentation.run_entry import RunEntry
+    from helm.benchmark.run import run_entries_to_run_specs
+
+    with own_randomness(), time_limit(seconds_limit, entry):
+        specs = run_entries_to_run_specs(
+            [RunEntry(description=with_model(entry, name), priority=1, groups=None)],
+            max_eval_instances=task.eval_instances,
+        )
+    if not specs:
+        raise HelmResultError(f"HELM makes no run of {entry!r}")
+    directories = []
+    for spec in specs:
+        spec = _fit(spec, model, counts)
+        # HELM writes where this method says; a run spec's name is its directory, and must not lead out of it.
+        spec = dataclasses.replace(spec, name=spec.name.replace("/", "_"))
+        directory = Path(runner._get_run_path(spec))
+        digest = _digest(spec, model)
+        counts["runs"] += 1
+        if _receipt_digest(directory) == digest:
+            counts["runs_reused"] += 1
+        else:
+            (directory / _RECEIPT).unlink(missing_ok=True)
+            with own_randomness(), time_limit(seconds_limit, spec.name):
+                _use_staged_instances(runner, spec)
+                runner.run_one(spec)
+            write_json(directory / _RECEIPT, {"digest": digest, "helm": helm_version(), "model": name})
+        directories.append(directory)
+    return directories
+
+
+def _fit(spec: Any, model: LanguageModel, counts: dict[str, float]) -> Any:
+    """``spec`` with ``max_tokens`` below the window: HELM never ends when the completion alone fills it."""
+    window = usable_window(model)
+    if spec.adapter_spec.max_tokens < window:
+        return spec
+    capped = max(1, window // 2)
+    _LOGGER.warning("%s: max_tokens %d does not fit into %d tokens; using %d",
+                    spec.name, spec.adapter_spec.max_tokens, window, capped)  # fmt: skip
+    counts["max_tokens_capped"] += 1
+    return dataclasses.replace(spec, adapter_spec=dataclasses.replace(spec.adapter_spec, max_tokens=capped))
+
+
+def _use_staged_instances(runner: Any, spec: Any) -> None:
+    """Take instances the user staged (made by ``helm-run --cache-instances``) where there are any; never write them."""
+    from helm.benchmark.scenarios.scenario import create_scenario
+
+    arguments = ",".join(f"{key}={value}" for key, value in sorted(spec.scenario_spec.args.items()))
+    scenario = create_scenario(spec.scenario_spec).name
+    folder = f"{scenario}:{arguments}" if arguments else scenario
+    runner.cache_instances = (Path(runner.instances_path) / folder / "input_instances.json").exists()
+
+
+def _digest(spec: Any, model: LanguageModel) -> str:
+    """A hash of what the run's results depend on besides the weights (these are in the model's unique name)."""
+    from helm.common.general import asdict_without_nones
+
+    content = {
+        "spec": asdict_without_nones(spec),
+        "window": usable_window(model),
+        "helm": helm_version(),
+        "harness": HARNESS_VERSION,
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _receipt_digest(directory: Path) -> str | None:
+    try:
+        content = json.loads((directory / _RECEIPT).read_text(encoding="utf-8"))
+        return content["digest"]
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
+        return None  # no receipt, or not one: the run is made again
+
+
+def _reason(entry: str, error: Exception) -> str:
+    """One line that tells the user what to do."""
+    if isinstance(error, HelmTimeoutError):
+        return str(error)
+    missing = missing_file(error)
+    if missing is not None:
+        path, address = missing
+        source = f" (from {address})" if address else ""
+        return f"{entry}: the data file {path} is missing; put it there{source}"
+    text = " ".join(str(error).split())
+    return f"{entry}: {type(error).__name__}: {text[:500]}"
+
+
+def _cost(before: Any, model: LanguageModel) -> dict[str, float]:
+    names = ("prompt_tokens", "computed_tokens", "generated_tokens")
+    return {name: float(getattr(model.cost, name) - getattr(before, name)) for name in names}
+
+
+def _prompt_statistics(runs: list[RunRecord]) -> dict[str, float]:
+    """Shots that fitted into the prompts, and the share of prompts cut even without any: short windows lose them."""
+    values = {name: mean_statistic(runs, name) for name in ("num_train_instances", "prompt_truncated")}
+    return {name: value for name, value in values.items() if value is not None}
