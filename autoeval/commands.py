@@ -74,7 +74,7 @@ def _check_sections(configs: Sequence[AutoEval], watch: WatchOptions, path: Path
 
 
 def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]]:
-    """(name, version) of each task; what is wrong with a dataset or a spec is a ``ConfigError`` before anything runs."""
+    """(name, version) of each task; what is wrong with a dataset or a spec is a ``ConfigError`` before all else."""
     try:
         return ask_tasks(asdict(task_plan(config, watch.eval_type)))
     except ValueError as error:
@@ -191,7 +191,7 @@ def show_status(configs: Sequence[AutoEval]) -> int:
 
 
 def retry(configs: Sequence[AutoEval], which: str) -> int:
-    """Let failed checkpoints and tasks be tried again at the next start. ``which`` is ``''`` or ``ITERATION[:TASK]``."""
+    """Let failed work be tried again at the next start. ``which`` is empty (all) or ``ITERATION[:TASK]``."""
     iteration, _, task = which.partition(":")
     if iteration and not iteration.isdigit():
         raise ConfigError(f"--retry {which}: expected ITERATION or ITERATION:TASK")
