@@ -35,7 +35,7 @@ def offline() -> Iterator[None]:
     changes |= {"no_proxy": None, "NO_PROXY": None}
     before = {name: os.environ.get(name) for name in changes}
     _set_environment(changes)
-    urllib.request.install_opener(None)  # type: ignore[arg-type]  # the next call builds one that sees the proxies
+    urllib.request.install_opener(None)  # the next call builds one that sees the proxies
     flags = _set_offline_flags()
     try:
         yield
@@ -43,7 +43,7 @@ def offline() -> Iterator[None]:
         for module, value in flags:
             module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
         _set_environment(before)
-        urllib.request.install_opener(None)  # type: ignore[arg-type]
+        urllib.request.install_opener(None)
 
 
 def _set_environment(values: dict[str, str | None]) -> None:
@@ -61,7 +61,7 @@ def _set_offline_flags() -> list[tuple[object, bool]]:
         module = sys.modules.get(name)
         if module is not None and hasattr(module, "HF_HUB_OFFLINE"):
             changed.append((module, module.HF_HUB_OFFLINE))
-            module.HF_HUB_OFFLINE = True
+            setattr(module, "HF_HUB_OFFLINE", True)  # noqa: B010 - a module attribute mypy cannot know
     return changed
 
 
