@@ -15,6 +15,7 @@ import random
 import signal
 import sys
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -122,18 +123,26 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
         yield
         return
 
+    armed = True
+
     def expire(signal_number: int, frame: FrameType | None) -> None:
-        raise _Expired
+        if armed:
+            raise _Expired
 
     previous_handler = signal.signal(signal.SIGALRM, expire)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    started = time.monotonic()
+    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
+        armed = False
     except _Expired:
         raise HelmTimeoutError(f"{what}: not finished after {seconds:g} s, the limit for one run") from None
     finally:
+        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous_handler)
+        if outer:  # somebody else's timer was running: it goes on
+            signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001), interval)
 
 
 @contextlib.contextmanager

@@ -208,6 +208,8 @@ def _reason(entry: str, error: Exception) -> str:
         path, address = missing
         source = f" (from {address})" if address else ""
         return f"{entry}: the data file {path} is missing; put it there{source}"
+    if isinstance(error, LookupError) and "punkt" in str(error):
+        return f"{entry}: its metrics need nltk's punkt_tab; set NLTK_DATA to a directory with tokenizers/punkt_tab"
     text = " ".join(str(error).split())
     return f"{entry}: {type(error).__name__}: {text[:500]}"
 

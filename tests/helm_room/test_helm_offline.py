@@ -1,0 +1,93 @@
+"""While HELM runs: no network, nothing on standard output, no run without end."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
+from autoeval.helm.results import _stderr, _Stratum, _without_model
+
+
+def test_a_download_fails_at_once_and_the_environment_comes_back() -> None:
+    before = dict(os.environ)
+    with offline():
+        assert os.environ["HF_HUB_OFFLINE"] == "1"
+        started = time.monotonic()
+        with pytest.raises(urllib.error.URLError):
+            urllib.request.urlopen("https://crfm.stanford.edu/data.zip")
+        assert time.monotonic() - started < 1
+    assert dict(os.environ) == before
+
+
+def test_prints_do_not_reach_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
+    with quiet():
+        print("Looking in path: somewhere")
+    assert capsys.readouterr().out == ""
+
+
+def test_an_endless_loop_is_stopped_even_where_exceptions_are_swallowed() -> None:
+    def endless() -> None:
+        while True:
+            try:
+                while True:
+                    pass
+            except Exception:
+                continue
+
+    with pytest.raises(HelmTimeoutError, match="gsm: not finished after 0.1 s"), time_limit(0.1, "gsm"):
+        endless()
+
+
+def test_a_timer_of_somebody_else_goes_on_after_the_limit() -> None:
+    before = signal.setitimer(signal.ITIMER_REAL, 100)
+    try:
+        with time_limit(5, "quick"):
+            pass
+        assert 90 < signal.getitimer(signal.ITIMER_REAL)[0] <= 100
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *before)
+
+
+def test_a_run_neither_sees_nor_disturbs_the_random_numbers_of_others() -> None:
+    random.seed(3)
+    expected = random.random()
+    random.seed(3)
+    with own_randomness():
+        first = random.random()
+    assert random.random() == expected
+    with own_randomness():
+        assert random.random() == first
+
+
+def test_the_file_a_scenario_misses_is_found_in_the_failed_download() -> None:
+    def ensure_file_downloaded(source_url: str, target_path: str) -> None:
+        raise RuntimeError("exit code 4")
+
+    try:
+        ensure_file_downloaded("https://example.org/train", "/data/boolq/train")
+    except RuntimeError as error:
+        assert missing_file(error) == (Path("/data/boolq/train"), "https://example.org/train")
+    assert missing_file(RuntimeError("another")) is None
+
+
+def test_the_standard_error_of_a_macro_average_weighs_every_run_alike() -> None:
+    large = _Stratum(0.5, {str(i): float(i % 2) for i in range(100)})
+    small = _Stratum(0.5, {"a": 0.0, "b": 1.0})
+    variance = 0.25 * 100 / 99 / 100 / 4 + 0.5 / 2 / 4
+    assert _stderr([(large, 0.5), (small, 0.5)]) == pytest.approx(variance**0.5)
+    assert _stderr([(_Stratum(0.5), 1.0)]) is None  # a corpus-level metric
+    assert _stderr([(_Stratum(1.0, {"a": 1.0}), 1.0)]) is None  # one item says nothing about the spread
+
+
+def test_item_keys_do_not_contain_the_model() -> None:
+    assert _without_model("mmlu:subject=anatomy,model=autoeval_x") == "mmlu:subject=anatomy"
+    assert _without_model("boolq:model=autoeval_x") == "boolq"
+    assert _without_model("boolq:model=autoeval_x,groups=a") == "boolq:groups=a"
