@@ -1,0 +1,270 @@
+"""The daemon as a user runs it, on Hugging Face checkpoints of tiny models (the Megatron path is in test_main_job)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_models import save_tiny_model
+
+pytestmark = pytest.mark.slow
+
+HOME = Path(__file__).resolve().parents[2]
+
+DATASET = """
+two_datasets = [
+    dict(
+        abbr=name,
+        type='JsonlDataset',
+        path=r'{directory}/items.jsonl',
+        reader_cfg=dict(input_columns=['question', 'A', 'B'], output_column='answer'),
+        infer_cfg=dict(
+            prompt_template=dict(
+                type='PromptTemplate',
+                template={{'A': '{{question}} {{A}}', 'B': '{{question}} {{B}}'}},
+            ),
+            retriever=dict(type='ZeroRetriever'),
+            inferencer=dict(type='PPLInferencer'),
+        ),
+        eval_cfg=dict(evaluator=dict(type='AccEvaluator')),
+    )
+    for name in ('first', 'second')
+]
+"""
+
+CONFIG = """
+auto_eval:
+  project_name: tiny
+  model_name: tiny-gpt2
+  work_dir: out
+  huggingface: {checkpoint_path: checkpoints, token_per_iteration: 0.001}
+  icl: {datasets: [./two.py], data_dir: .}
+  wandb: {mode: offline}
+"""
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    for iteration in (100, 200, 300):
+        save_tiny_model(directory / f"checkpoint-{iteration}", seed=iteration)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    items = [
+        {"question": f"{a} + {b} =", "A": str(a + b), "B": str(a - b), "answer": "A"}
+        for a in range(10, 16)
+        for b in range(1, 6)
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "two.py").write_text(DATASET.format(directory=tmp_path))
+    (tmp_path / "evaluator.yaml").write_text(CONFIG)
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path
+
+
+def command(project: Path, *flags: str) -> list[str]:
+    interval = ["--begin-iteration", "100", "--end-iteration", "300", "--iteration-interval", "100"]
+    config = str(project / "evaluator.yaml")
+    return [sys.executable, "evaluator.py", "--config", config, "--model-type", "huggingface", *interval, *flags]
+
+
+def run(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(project, *flags), cwd=HOME, capture_output=True, text=True, timeout=300, check=False)
+
+
+@contextlib.contextmanager
+def started(project: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
+    with subprocess.Popen(command(project, *flags), cwd=HOME, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def deliver(models: Path, project: Path, *iterations: int) -> None:
+    for iteration in iterations:
+        shutil.copytree(models / f"checkpoint-{iteration}", project / "checkpoints" / f"checkpoint-{iteration}")
+
+
+def scores(project: Path) -> list[tuple[object, ...]]:
+    with contextlib.closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
+        columns = "iteration, task, task_version, metric, value, stderr, n, tokens, superseded"
+        return connection.execute(f"SELECT {columns} FROM scores ORDER BY 1, 2, 4").fetchall()
+
+
+def states(project: Path) -> dict[int, str]:
+    with contextlib.closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
+        return dict(connection.execute("SELECT iteration, state FROM checkpoints").fetchall())
+
+
+def test_checkpoints_that_arrive_while_it_watches_are_evaluated_and_it_ends_by_itself(
+    models: Path, project: Path
+) -> None:
+    with started(project) as daemon:
+        assert daemon.stderr is not None
+        for line in daemon.stderr:
+            if "watching" in line:
+                break
+        deliver(models, project, 100, 200, 300)
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 0, errors
+    assert states(project) == {100: "recorded", 200: "recorded", 300: "recorded"}
+    recorded = scores(project)
+    assert {(row[0], row[1]) for row in recorded} == {(i, t) for i in (100, 200, 300) for t in ("first", "second")}
+    assert {row[7] for row in recorded} == {0.1, 0.2, 0.3}
+    assert (project / "out" / "report.html").exists() and (project / "out" / "leaderboard.csv").exists()
+    assert (project / "out" / "tiny-gpt2" / "iter_0000100" / "results" / "tiny-gpt2" / "first.json").exists()
+
+
+def test_sigkill_in_the_middle_and_a_second_start_give_the_same_scores_none_twice(
+    models: Path, project: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(project, undisturbed, dirs_exist_ok=True)
+    for directory in (project, undisturbed):
+        deliver(models, directory, 100, 200, 300)
+    assert run(undisturbed).returncode == 0
+
+    results = project / "out" / "tiny-gpt2"
+    with started(project) as daemon:
+        wait_for(lambda: any(results.glob("iter_*/results/*/*.json")))
+        worker_count = len(list(results.glob("iter_*/results/*/*.json")))
+        daemon.send_signal(signal.SIGKILL)
+        daemon.wait()
+    assert worker_count < 6, "the kill came too late to show anything"
+    assert run(project).returncode == 0
+    assert scores(project) == scores(undisturbed)
+    assert len(scores(project)) == len({row[:4] for row in scores(project)})
+    assert states(project) == {100: "recorded", 200: "recorded", 300: "recorded"}
+
+
+def test_a_deleted_ledger_comes_back_with_all_scores_and_nothing_is_computed_again(models: Path, project: Path) -> None:
+    deliver(models, project, 100)
+    assert run(project, "--once").returncode == 0
+    before = scores(project)
+    result = project / "out" / "tiny-gpt2" / "iter_0000100" / "results" / "tiny-gpt2" / "first.json"
+    written = result.stat().st_mtime_ns
+    for path in (project / "out").glob("ledger.sqlite*"):
+        path.unlink()
+    assert run(project, "--once").returncode == 0
+    assert scores(project) == before
+    assert result.stat().st_mtime_ns == written
+
+
+def test_a_saved_again_iteration_is_evaluated_again_and_its_old_scores_are_superseded(
+    models: Path, project: Path
+) -> None:
+    deliver(models, project, 100)
+    assert run(project, "--once").returncode == 0
+    shutil.rmtree(project / "checkpoints" / "checkpoint-100")
+    shutil.copytree(models / "checkpoint-200", project / "checkpoints" / "checkpoint-100")
+    assert run(project, "--once").returncode == 0
+    rows = scores(project)
+    assert sorted((row[1], row[8]) for row in rows) == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+
+
+def test_a_task_that_cannot_run_fails_alone_and_retry_mends_it(models: Path, project: Path) -> None:
+    deliver(models, project, 100)
+    blocker = project / "out" / "tiny-gpt2" / "iter_0000100" / "predictions" / "tiny-gpt2" / "second.json"
+    (blocker / "in_the_way").mkdir(parents=True)  # a directory where the predictions file belongs
+    ended = run(project, "--once")
+    assert ended.returncode == 1
+    assert [row[1] for row in scores(project)] == ["first"]
+    status = run(project, "--status").stdout
+    assert "second" in status and "failed" in status and "second.log" in status
+    shutil.rmtree(blocker)
+    assert "1 checkpoints will be tried again" in run(project, "--retry", "100:second").stdout
+    assert run(project, "--once").returncode == 0
+    assert [row[1] for row in scores(project)] == ["first", "second"]
+
+
+def test_a_half_written_checkpoint_is_never_evaluated(models: Path, project: Path) -> None:
+    deliver(models, project, 100)
+    weights = project / "checkpoints" / "checkpoint-100" / "model.safetensors"
+    os.truncate(weights, weights.stat().st_size - 1)
+    assert run(project, "--once").returncode == 0
+    assert scores(project) == []
+
+
+def test_ctrl_c_ends_it_and_its_worker_within_five_seconds(models: Path, project: Path) -> None:
+    deliver(models, project, 100, 200, 300)
+    with started(project) as daemon:
+        results = project / "out" / "tiny-gpt2"
+        wait_for(lambda: any(results.glob("iter_*/plan.json")))
+        begun = time.monotonic()
+        daemon.send_signal(signal.SIGINT)
+        _, errors = daemon.communicate(timeout=60)
+        assert time.monotonic() - begun < 5.0
+    assert daemon.returncode == 128 + signal.SIGINT
+    assert "starting again goes on from here" in errors
+    left = subprocess.run(["pgrep", "-f", str(project)], capture_output=True, text=True, check=False)
+    assert left.stdout.strip() == ""
+
+
+def test_a_second_daemon_is_refused_with_the_first_ones_pid(models: Path, project: Path) -> None:
+    with started(project) as first:
+        wait_for(lambda: (project / "out" / "daemon.lock").exists())
+        wait_for(lambda: (project / "out" / "daemon.lock").read_text() != "")
+        second = run(project)
+        assert second.returncode == 2
+        assert f'"pid": {first.pid}' in second.stderr
+
+
+def test_commands_that_only_look(models: Path, project: Path) -> None:
+    deliver(models, project, 100)
+    plan = run(project, "--dry-run")
+    assert plan.returncode == 0, plan.stderr
+    assert "iteration       100  to do" in plan.stdout and "task first" in plan.stdout
+    assert not (project / "out" / "ledger.sqlite").exists()
+    doctor = run(project, "--doctor")
+    assert doctor.returncode == 0, doctor.stdout
+    assert "everything is there" in doctor.stdout
+    (project / "items.jsonl").unlink()
+    doctor = run(project, "--doctor")
+    assert doctor.returncode == 1
+    assert "MISSING" in doctor.stdout and "items.jsonl" in doctor.stdout
+
+
+def test_a_wrong_configuration_ends_with_2_and_says_where(project: Path) -> None:
+    config = project / "evaluator.yaml"
+    config.write_text(CONFIG.replace("model_name", "modelname"))
+    ended = run(project)
+    assert ended.returncode == 2
+    assert "evaluator.yaml:4: auto_eval.modelname: unknown key; did you mean 'model_name'?" in ended.stderr
+    config.write_text(CONFIG.replace("./two.py", "hellaswag_pl"))
+    ended = run(project)
+    assert ended.returncode == 2
+    assert "hellaswag_pl" in ended.stderr
+
+
+def test_an_idle_daemon_is_light(project: Path) -> None:
+    with started(project) as daemon:
+        assert daemon.stderr is not None
+        for line in daemon.stderr:
+            if "watching" in line:
+                break
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
+        (resident,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
+        assert resident < 150 * 1024  # KiB
