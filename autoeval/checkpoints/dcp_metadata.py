@@ -1,0 +1,236 @@
+"""Reads ``.metadata`` of a PyTorch distributed checkpoint (DCP) without torch and without running anything.
+
+The file is a pickle of ``torch.distributed.checkpoint.metadata.Metadata`` (Megatron adds ``all_local_plans``). PyTorch
+itself loads it with a plain ``pickle.load``, which runs whatever the file says. Here every class and function that the
+pickle names becomes an inert record that only remembers what it was given; nothing is imported, nothing is called.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+
+class DcpMetadataError(ValueError):
+    """The file is not the metadata of a DCP checkpoint: torn, of another kind, or not to be trusted."""
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """The whole (global) tensor. ``dtype`` is torch's name without the module: ``bfloat16``, ``float32``."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class StoredItem:
+    """One blob: bytes ``offset`` to ``offset + length`` of ``file``, written by ``torch.save``.
+
+    A ``tensor`` item holds the part of ``key`` that begins at ``offsets`` and extends over ``sizes``; a ``bytes`` item
+    holds any pickled object and has neither. ``transforms`` names stream transforms (compression).
+    """
+
+    key: str
+    kind: Literal["tensor", "bytes"]
+    offsets: tuple[int, ...] | None
+    sizes: tuple[int, ...] | None
+    file: str
+    offset: int
+    length: int
+    transforms: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DcpMetadata:
+    """What is stored where. ``items`` are in the file's order; ``tensors`` has every tensor key."""
+
+    tensors: dict[str, TensorInfo]
+    items: tuple[StoredItem, ...]
+
+    def file_sizes(self) -> dict[str, int]:
+        """Least size in bytes that each storage file must have to hold its items."""
+        sizes: dict[str, int] = {}
+        for item in self.items:
+            sizes[item.file] = max(sizes.get(item.file, 0), item.offset + item.length)
+        return sizes
+
+
+def read_dcp_metadata(path: Path | str) -> DcpMetadata:
+    """Read a ``.metadata`` file (``path`` may also be the checkpoint's directory).
+
+    Raises ``OSError`` when it cannot be read and ``DcpMetadataError`` when it is not valid.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / ".metadata"
+    return parse_dcp_metadata(path.read_bytes(), name=str(path))
+
+
+def parse_dcp_metadata(content: bytes, *, name: str = ".metadata") -> DcpMetadata:
+    """``read_dcp_metadata`` of bytes; ``name`` is for error messages."""
+    try:
+        root = _InertUnpickler(io.BytesIO(content)).load()
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise DcpMetadataError(f"{name}: not a readable pickle ({type(error).__name__}: {error})") from error
+    try:
+        state = _fields(root, "Metadata")
+        described = state["state_dict_metadata"]
+        stored = state["storage_data"]
+        if not isinstance(described, dict) or not isinstance(stored, dict):
+            raise DcpMetadataError("state_dict_metadata and storage_data must be dicts")
+        chunks = {key: _Chunks(key, value) for key, value in described.items() if _is_tensor(key, value)}
+        items = tuple(_items(stored, chunks, described))
+    except (KeyError, TypeError, AttributeError, IndexError, DcpMetadataError) as error:
+        raise DcpMetadataError(f"{name}: {error}; expected torch.distributed.checkpoint Metadata") from error
+    return DcpMetadata(tensors={key: value.info for key, value in chunks.items()}, items=items)
+
+
+class _Inert:
+    """Stands for an instance of any class: remembers the arguments and the state, does nothing."""
+
+    __slots__ = ("arguments", "entries", "state")
+    qualified_name = ""
+
+    def __new__(cls, *arguments: Any, **_keywords: Any) -> _Inert:
+        made = object.__new__(cls)
+        made.arguments = arguments
+        made.state = None
+        made.entries = []
+        return made
+
+    def __init__(self, *_arguments: Any, **_keywords: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.entries.append((key, value))
+
+    def append(self, value: Any) -> None:
+        self.entries.append(value)
+
+    def extend(self, values: Any) -> None:
+        self.entries.extend(values)
+
+    add = append
+
+
+class _InertUnpickler(pickle.Unpickler):
+    """Never imports: a name is ``tuple``, ``dict`` (for their well-known twins) or a fresh ``_Inert`` class."""
+
+    _plain: dict[tuple[str, str], type] = {  # noqa: RUF012 - a constant
+        ("torch", "Size"): tuple,
+        ("collections", "OrderedDict"): dict,
+    }
+
+    def __init__(self, stream: io.BytesIO):
+        super().__init__(stream)
+        # Made anew for each file, so that nothing a file does to a class outlives its reading.
+        self._classes: dict[tuple[str, str], type] = {}
+
+    def find_class(self, module: str, name: str) -> Any:
+        key = (module, name)
+        if key in self._plain:
+            return self._plain[key]
+        if key not in self._classes:
+            qualified = f"{module}.{name}"
+            self._classes[key] = type("Inert", (_Inert,), {"__slots__": (), "qualified_name": qualified})
+        return self._classes[key]
+
+    def persistent_load(self, _identifier: Any) -> Any:
+        raise pickle.UnpicklingError("persistent identifiers do not belong here")
+
+
+def _class_name(value: Any) -> str:
+    """Last part of the class an inert instance stands for; Megatron's subclasses keep the name's ending."""
+    return value.qualified_name.rpartition(".")[2] if isinstance(value, _Inert) else type(value).__name__
+
+
+def _fields(value: Any, ending: str) -> dict[str, Any]:
+    """The attributes of an inert dataclass instance whose class name ends in ``ending``."""
+    if not isinstance(value, _Inert) or not _class_name(value).endswith(ending):
+        raise DcpMetadataError(f"found {_class_name(value)} where {ending} belongs")
+    state = value.state
+    if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0] or state[1], dict):
+        state = {**(state[0] or {}), **(state[1] or {})}  # (attributes, slots)
+    if not isinstance(state, dict):
+        raise DcpMetadataError(f"{_class_name(value)} has no attributes")
+    return state
+
+
+def _is_tensor(key: Any, value: Any) -> bool:
+    if not isinstance(key, str):
+        raise DcpMetadataError(f"key {key!r} is not a string")
+    kind = _class_name(value)
+    if kind not in ("TensorStorageMetadata", "BytesStorageMetadata"):
+        raise DcpMetadataError(f"key {key!r} is described by {kind}")
+    return kind == "TensorStorageMetadata"
+
+
+def _extent(value: Any, what: str) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or not all(type(n) is int and n >= 0 for n in value):
+        raise DcpMetadataError(f"{what} is {value!r}, expected non-negative integers")
+    return tuple(value)
+
+
+class _Chunks:
+    """The pieces of one tensor, by where they begin."""
+
+    def __init__(self, key: str, described: Any):
+        state = _fields(described, "TensorStorageMetadata")
+        shape = _extent(state["size"], f"size of {key!r}")
+        self.info = TensorInfo(shape, _dtype(key, state["properties"]))
+        self.sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
+        for chunk in state["chunks"]:
+            fields = _fields(chunk, "ChunkStorageMetadata")
+            offsets = _extent(fields["offsets"], f"chunk offsets of {key!r}")
+            sizes = _extent(fields["sizes"], f"chunk sizes of {key!r}")
+            rank_differs = len(offsets) != len(shape) or len(sizes) != len(shape)
+            if rank_differs or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)):
+                raise DcpMetadataError(f"a chunk of {key!r} ({offsets} + {sizes}) is outside its shape {shape}")
+            self.sizes[offsets] = sizes
+
+
+def _dtype(key: str, properties: Any) -> str:
+    """``TensorProperties`` keeps its state as a tuple (dtype, layout, …), older ones as a dict."""
+    state = properties.state if isinstance(properties, _Inert) else None
+    dtype = state.get("dtype") if isinstance(state, dict) else state[0] if isinstance(state, tuple) and state else None
+    qualified = getattr(dtype, "qualified_name", "") if isinstance(dtype, type) else ""
+    if not qualified.startswith("torch."):
+        raise DcpMetadataError(f"{key!r} has no torch dtype")
+    return qualified.removeprefix("torch.")
+
+
+def _items(stored: dict[Any, Any], chunks: dict[str, _Chunks], described: dict[str, Any]) -> Iterator[StoredItem]:
+    for index, where in stored.items():
+        at = _fields(index, "MetadataIndex")
+        key = at["fqn"]
+        if key not in described:
+            raise DcpMetadataError(f"stored item {key!r} is not described")
+        place = _fields(where, "_StorageInfo")
+        file, offset, length = place["relative_path"], place["offset"], place["length"]
+        if not _is_plain_name(file):
+            raise DcpMetadataError(f"{key!r} is stored in {file!r}, expected a file name without a path")
+        (offset, length) = _extent((offset, length), f"place of {key!r}")
+        transforms = tuple(str(t) for t in place.get("transform_descriptors") or ())
+        if key not in chunks:
+            yield StoredItem(key, "bytes", None, None, file, offset, length, transforms)
+            continue
+        pieces = chunks[key].sizes
+        begins = at.get("offset")
+        if begins is None and len(pieces) == 1:
+            begins = next(iter(pieces))
+        begins = _extent(begins, f"offset of an item of {key!r}")
+        if begins not in pieces:
+            raise DcpMetadataError(f"{key!r} has a stored item at {begins} but no chunk begins there")
+        yield StoredItem(key, "tensor", begins, pieces[begins], file, offset, length, transforms)
+
+
+def _is_plain_name(file: Any) -> bool:
+    return isinstance(file, str) and bool(file) and file not in (".", "..") and not set(file) & set("/\\\0")
