@@ -1,4 +1,4 @@
-"""Tiny random models with a small tokenizer, saved as Hugging Face directories: real architectures, made in a second."""
+"""Tiny random models with a small tokenizer, saved as Hugging Face directories: real architectures."""
 
 from __future__ import annotations
 

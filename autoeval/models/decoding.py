@@ -151,7 +151,7 @@ def _append(model: Any, rows: Sequence[_Row], chosen: Sequence[int], logprobs: S
 
 
 def _has_stop(tokenizer: Any, row: _Row) -> bool:
-    """A stop string ends in the newest token, so only the end of the text is decoded: 4 bytes a character, some more."""
+    """A stop string ends in the newest token, so only the end of the text is decoded: 4 bytes a character, and some."""
     if not row.request.stop:
         return False
     tail = row.tokens[-(4 * max(map(len, row.request.stop)) + 8) :]

@@ -70,7 +70,7 @@ class HuggingFaceModel:
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, **safe)
-        model = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
         self.model: Any = model.to(self.device).eval()
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
@@ -141,11 +141,12 @@ def _dtype(config: Any, name: str, device: torch.device) -> torch.dtype:
 def _window(config: Any, asked: int | None, directory: Path) -> int:
     """Tokens in the model's window: ``asked``, or what the configuration says."""
     own = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if asked is None and own is None:
-        logger.warning("%s: config.json gives no max_position_embeddings; 2048 tokens are assumed", directory)
-        return 2048
-    if asked is None or own is None:
-        return int(asked or own)
+    if own is None:
+        if asked is None:
+            logger.warning("%s: config.json gives no max_position_embeddings; 2048 tokens are assumed", directory)
+        return asked or 2048
+    if asked is None:
+        return int(own)
     if not 1 < asked <= own:
         raise ValueError(f"max_seq_len {asked}: {directory}/config.json allows 2 to {own} (max_position_embeddings)")
     return asked
