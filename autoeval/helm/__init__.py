@@ -1,1 +1,21 @@
+"""HELM's scenarios, adapters and metrics, driven in this process through a model we hold.
 
+- ``spec.py``: a HELM configuration file -> tasks, one per benchmark. Light; the daemon imports it.
+- ``run.py``: ``run_helm_task``, one task on one loaded model; imports HELM when called (about 2 s, once a process).
+- ``engine.py``: HELM's ``Runner`` with an executor that answers all requests of a run in bulk.
+- ``registration.py``: a model is known to HELM while it is evaluated, and forgotten afterwards.
+- ``results.py``: run directories -> scores with standard errors, and items.
+- ``offline.py``: no network, no output, no endless run.
+
+Scenarios that need no data (HELM generates it): ``synthetic_reasoning:mode=pattern_match`` (or ``induction``,
+``variable_substitution``; reported as quasi-EM), ``synthetic_reasoning_natural:difficulty=easy`` (F1 over sets, so it
+rises gradually) and ``dyck_language:num_parenthesis_pairs=3`` (EM-indicator). For a small model add
+``max_train_instances=1`` (or 0) so that the prompt is short, and ``eval_split=test``: HELM draws ``eval_instances``
+from validation and test together but reports the test split only. For a model with a window of 256 to 512 tokens::
+
+    entries: [{description: "synthetic_reasoning:mode=pattern_match,eval_split=test,max_train_instances=1,model=text"}]
+
+The prompt is then, after one example of the same form, ``Rules: Y - X * | - * X Y | … | Result: * pear - kiwi`` with
+``Target:`` on the next line, and the right completion ``* Y - X`` up to the end of the line. Answering with any of the
+four rules gives about 0.25. Most other scenarios' metrics need nltk's punkt_tab: set ``NLTK_DATA``.
+"""

@@ -54,10 +54,7 @@ class BulkRunner(Runner):
 
     def __init__(self, execution_spec: ExecutionSpec, *arguments: Any, **keywords: Any) -> None:
         super().__init__(execution_spec, *arguments, **keywords)
-        context = self.executor.context
-        self.executor = BulkExecutor.__new__(BulkExecutor)
-        self.executor.execution_spec = execution_spec
-        self.executor.context = context  # shared: it holds the tokenizers that adapters and metrics use
+        self.executor = BulkExecutor(execution_spec)
 
 
 def answer(model: LanguageModel, requests: Sequence[Request]) -> list[RequestResult]:

@@ -35,6 +35,9 @@ class DirectModel:
             logits = self.model(torch.tensor([list(tokens)[-self.max_seq_len :]])).logits[0]
         return torch.log_softmax(logits.float(), dim=-1)
 
+    def _text(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens)))
+
     def loglikelihoods(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodResult]:
         results = []
         for request in requests:
@@ -56,15 +59,15 @@ class DirectModel:
             row = self._logprobs((*request.prompt, *tokens))[-1]
             token = int(row.argmax())
             if token == self.tokenizer.eos_token_id:
-                return GenerationResult(self.tokenizer.decode(tokens), tuple(tokens), tuple(values), "stop")
+                return GenerationResult(self._text(tokens), tuple(tokens), tuple(values), "stop")
             tokens.append(token)
             values.append(float(row[token]))
             self.cost.generated_tokens += 1
-            text = self.tokenizer.decode(tokens)
+            text = self._text(tokens)
             ends = [text.index(stop) for stop in request.stop if stop in text]
             if ends:
                 return GenerationResult(text[: min(ends)], tuple(tokens[:-1]), tuple(values[:-1]), "stop")
-        return GenerationResult(self.tokenizer.decode(tokens), tuple(tokens), tuple(values), "length")
+        return GenerationResult(self._text(tokens), tuple(tokens), tuple(values), "length")
 
 
 def make_model(path: Path, seed: int) -> Path:

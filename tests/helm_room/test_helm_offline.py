@@ -42,7 +42,7 @@ def test_an_endless_loop_is_stopped_even_where_exceptions_are_swallowed() -> Non
             except Exception:
                 continue
 
-    with pytest.raises(HelmTimeoutError, match="gsm: not finished after 0.1 s"), time_limit(0.1, "gsm"):
+    with pytest.raises(HelmTimeoutError, match=r"gsm: not finished after 0\.1 s"), time_limit(0.1, "gsm"):
         endless()
 
 
