@@ -1,0 +1,152 @@
+"""The ledger's tables and views, as the list of steps that made them.
+
+``PRAGMA user_version`` says how many of ``MIGRATIONS`` a file has been through. A published step is never edited; a
+change is a new step at the end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from pathlib import Path
+
+BUSY_SECONDS = 30.0
+QUICK_CHECK_BYTES = 64 * 2**20  # above this a check at every opening would be felt
+
+_FIRST = """
+CREATE TABLE checkpoint_rows (
+    id INTEGER PRIMARY KEY,
+    model TEXT NOT NULL,
+    iteration INTEGER NOT NULL,
+    fingerprint TEXT NOT NULL,
+    path TEXT NOT NULL,
+    tokens REAL,
+    state TEXT NOT NULL CHECK (state IN ('found', 'pinned', 'converted', 'evaluating', 'evaluated', 'recorded',
+                                         'failed', 'missed')),
+    error TEXT,
+    superseded INTEGER NOT NULL DEFAULT 0,
+    found_at REAL NOT NULL,
+    updated_at REAL NOT NULL,
+    UNIQUE (model, iteration, fingerprint)
+);
+CREATE TABLE task_rows (
+    id INTEGER PRIMARY KEY,
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoint_rows (id),
+    task TEXT NOT NULL,
+    version TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('queued', 'running', 'done', 'failed')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    error TEXT,
+    log TEXT,
+    updated_at REAL NOT NULL,
+    UNIQUE (checkpoint_id, task, version)
+);
+CREATE TABLE result_rows (
+    id INTEGER PRIMARY KEY,
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoint_rows (id),
+    task TEXT NOT NULL,
+    task_version TEXT NOT NULL,
+    source TEXT NOT NULL,
+    cost TEXT NOT NULL,
+    finished_at REAL NOT NULL,
+    recorded_at REAL NOT NULL,
+    UNIQUE (checkpoint_id, task, task_version)
+);
+CREATE INDEX result_by_task ON result_rows (task, id, task_version);
+CREATE TABLE score_rows (
+    result_id INTEGER NOT NULL REFERENCES result_rows (id),
+    metric TEXT NOT NULL,
+    value REAL NOT NULL,
+    stderr REAL,
+    n INTEGER NOT NULL,
+    higher_is_better INTEGER NOT NULL,
+    chance REAL,
+    PRIMARY KEY (result_id, metric)
+) WITHOUT ROWID;
+CREATE TABLE item_rows (
+    result_id INTEGER NOT NULL REFERENCES result_rows (id),
+    metric TEXT NOT NULL,
+    key TEXT NOT NULL,
+    value REAL NOT NULL
+);
+CREATE INDEX item_by_result ON item_rows (result_id, metric, key);
+CREATE TABLE outbox (
+    id INTEGER PRIMARY KEY,
+    sink TEXT NOT NULL,
+    result_id INTEGER NOT NULL REFERENCES result_rows (id),
+    state TEXT NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'done')),
+    enqueued_at REAL NOT NULL,
+    done_at REAL,
+    UNIQUE (sink, result_id)
+);
+CREATE INDEX outbox_pending ON outbox (sink) WHERE state = 'pending';
+CREATE TABLE settings (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+
+CREATE VIEW scores AS
+SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, s.higher_is_better,
+       r.source, c.superseded, r.recorded_at
+FROM score_rows s JOIN result_rows r ON r.id = s.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id;
+
+CREATE VIEW checkpoints AS SELECT model, iteration, path, fingerprint, state, error FROM checkpoint_rows;
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST,)
+
+
+def open_database(path: Path) -> sqlite3.Connection:
+    """Open (or make) the file in write-ahead-log mode, checked and migrated; autocommit, usable from any thread.
+
+    Raises ``sqlite3.OperationalError`` when it cannot be opened, another ``sqlite3.DatabaseError`` when it is damaged.
+    """
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {int(BUSY_SECONDS * 1000)}")
+        connection.execute("PRAGMA foreign_keys = ON")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        if path.stat().st_size < QUICK_CHECK_BYTES:
+            verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+            if verdict != "ok":
+                raise sqlite3.DatabaseError(verdict)
+        _migrate(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def move_aside(path: Path) -> Path:
+    """Rename a damaged database and its companions to ``<name>.corrupt-<time>``, and return that path."""
+    aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}")
+    for suffix in ("", "-wal", "-shm"):
+        part = path.with_name(path.name + suffix)
+        if part.exists():
+            part.rename(aside.with_name(aside.name + suffix))
+    return aside
+
+
+def _migrate(connection: sqlite3.Connection) -> None:
+    """Bring the file to the newest schema, one transaction for all steps. The connection is in autocommit mode.
+
+    Raises ``RuntimeError`` when the file was written by a later version of this program.
+    """
+    if _version(connection) == len(MIGRATIONS):
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        done = _version(connection)  # again: another process may have been faster
+        if done > len(MIGRATIONS):
+            raise RuntimeError(f"schema version {done}, but this program knows only {len(MIGRATIONS)}: update it")
+        for step in MIGRATIONS[done:]:
+            for statement in step.split(";\n"):
+                if statement.strip():
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
