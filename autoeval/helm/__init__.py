@@ -17,5 +17,6 @@ from validation and test together but reports the test split only. For a model w
 
 The prompt is then, after one example of the same form, ``Rules: Y - X * | - * X Y | … | Result: * pear - kiwi`` with
 ``Target:`` on the next line, and the right completion ``* Y - X`` up to the end of the line. Answering with any of the
-four rules gives about 0.25. Most other scenarios' metrics need nltk's punkt_tab: set ``NLTK_DATA``.
+four rules gives about 0.25. Most other scenarios' metrics need nltk's punkt_tab, in
+``<output_path>/nltk_data`` or where ``NLTK_DATA`` points.
 """

@@ -64,13 +64,14 @@ def run_helm_task(
     failures: list[str] = []
     with offline(), quiet(), registered(model, name=name, tokenizer_path=tokenizer_path):
         with _benchmark_output(output_path):
+            _use_nltk_data(output_path)
             runner = _runner(output_path, suite)
             for entry in task.entries:
                 try:
                     directories += _run_entry(runner, entry, task, model, name, seconds_limit, counts)
                 except Exception as error:
                     _LOGGER.warning("HELM entry %s failed", entry, exc_info=True)
-                    failures.append(_reason(entry, error))
+                    failures.append(_reason(entry, error, output_path))
         if failures:
             raise HelmRunError(
                 f"{task.name}: {len(failures)} of {len(task.entries)} HELM entries failed: " + "; ".join(failures)
@@ -93,6 +94,16 @@ def _benchmark_output(output_path: Path) -> Iterator[None]:
         yield
     finally:
         set_benchmark_output_path(before)
+
+
+def _use_nltk_data(output_path: Path) -> None:
+    """Let nltk find its data in ``<output_path>/nltk_data`` too, so that all that HELM needs can lie in one place."""
+    directory = output_path / "nltk_data"
+    if directory.is_dir():
+        import nltk
+
+        if str(directory) not in nltk.data.path:
+            nltk.data.path.append(str(directory))
 
 
 def _runner(output_path: Path, suite: str) -> Any:
@@ -199,7 +210,7 @@ def _receipt_digest(directory: Path) -> str | None:
         return None  # no receipt, or not one: the run is made again
 
 
-def _reason(entry: str, error: Exception) -> str:
+def _reason(entry: str, error: Exception, output_path: Path) -> str:
     """One line that tells the user what to do."""
     if isinstance(error, HelmTimeoutError):
         return str(error)
@@ -209,7 +220,8 @@ def _reason(entry: str, error: Exception) -> str:
         source = f" (from {address})" if address else ""
         return f"{entry}: the data file {path} is missing; put it there{source}"
     if isinstance(error, LookupError) and "punkt" in str(error):
-        return f"{entry}: its metrics need nltk's punkt_tab; set NLTK_DATA to a directory with tokenizers/punkt_tab"
+        place = output_path / "nltk_data" / "tokenizers" / "punkt_tab"
+        return f"{entry}: its metrics need nltk's punkt_tab; put it at {place} or where NLTK_DATA points"
     text = " ".join(str(error).split())
     return f"{entry}: {type(error).__name__}: {text[:500]}"
 

@@ -200,6 +200,18 @@ def test_a_benchmark_of_several_runs_is_averaged_over_them(
     assert exact_match.metric == "EM" and exact_match.chance == pytest.approx(0.25)
 
 
+def test_metrics_that_need_nltk_find_its_data_beside_the_scenarios(
+    tiny_models: tuple[Path, Path], tmp_path: Path, data_dir: Path
+) -> None:
+    path, model = tiny_models[0], DirectModel(tiny_models[0])
+    shutil.copytree(data_dir / "helm_scenarios" / "boolq", tmp_path / "scenarios" / "boolq")
+    shutil.copytree(data_dir / "nltk_data", tmp_path / "nltk_data")
+    task = make_task("boolq", metrics=("EM", "PEM"), eval_instances=3)
+    outcome = evaluate(task, model, path, tmp_path)
+    assert [(score.metric, score.n) for score in outcome.scores] == [("EM", 3), ("PEM", 3)]
+    assert len(outcome.items) == 6
+
+
 def test_sampled_completions_differ_from_each_other_and_repeat_with_the_same_seed(
     tiny_models: tuple[Path, Path],
 ) -> None:
