@@ -147,8 +147,8 @@ def _rows_of(config: AutoEval) -> tuple[list[CheckpointRow], list[TaskRow]]:
     if not path.exists():
         return [], []
     with contextlib.closing(Ledger(path)) as ledger:
-        checkpoints = [row for row in ledger.checkpoints() if row.model == config.model_name]
-        tasks = [row for row in ledger.tasks() if row.model == config.model_name]
+        checkpoints = [r for r in ledger.checkpoints() if r.model == config.model_name and not r.superseded]
+        tasks = [r for r in ledger.tasks() if r.model == config.model_name and not r.superseded]
     return checkpoints, tasks
 
 

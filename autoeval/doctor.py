@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -41,19 +42,18 @@ def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[]
     listed: list[tuple[str, Callable[[], str]]] = []
     packages = [*PACKAGES, *(["crfm-helm"] if config.helm is not None else [])]
     for package in packages:
-        listed.append((f"package {package}", lambda package=package: importlib.metadata.version(package)))
-    listed.append(("work_dir", lambda: _writable(config.work_dir)))
-    listed.append(("checkpoint_path", lambda: _checkpoints(config, watch)))
+        listed.append((f"package {package}", partial(importlib.metadata.version, package)))
+    listed.append(("work_dir", partial(_writable, config.work_dir)))
+    listed.append(("checkpoint_path", partial(_checkpoints, config, watch)))
     if config.megatron is not None:
         for key in ("vocab_path", "merge_path", "tokenizer_path"):
             path = getattr(config.megatron, key)
             if path is not None:
-                listed.append((f"megatron.{key}", lambda path=path: _readable(path)))
+                listed.append((f"megatron.{key}", partial(_readable, path)))
     if config.baselines is not None:
-        baselines = config.baselines
-        listed.append(("baselines", lambda: _baselines(baselines)))
-    listed.append(("tasks, their data, and the local runner", lambda: _tasks(config, watch)))
-    listed.append(("wandb", lambda: _wandb(config)))
+        listed.append(("baselines", partial(_baselines, config.baselines)))
+    listed.append(("tasks, their data, and the local runner", partial(_tasks, config, watch)))
+    listed.append(("wandb", partial(_wandb, config)))
     return listed
 
 
