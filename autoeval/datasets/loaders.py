@@ -1,0 +1,237 @@
+"""Dataset loaders: the files that OpenCompass's users have under ``./data``, and the user's own.
+
+A loader gets the options of its configuration and answers with rows per split. Data that is not there or not whole is
+a ``DatasetError`` naming the file.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl, read_lines
+from autoeval.names import look_up
+
+logger = logging.getLogger(__name__)
+
+Splits = dict[str, list[Row]]
+Paths = str | Mapping[str, str]
+
+# MMLU's subjects are those its development files name; this many make the whole benchmark.
+MMLU_SUBJECTS = 57
+
+
+def load_jsonl(source: Source, path: Paths) -> Splits:
+    """Columns are the objects' keys. ``path``: the test file, or a mapping from split to file."""
+    return _per_split(source, path, read_jsonl)
+
+
+def load_json(source: Source, path: Paths) -> Splits:
+    return _per_split(source, path, read_json)
+
+
+def load_csv(source: Source, path: Paths, columns: Sequence[str] | None = None, delimiter: str = ",") -> Splits:
+    """``columns`` names the columns of a file without a header line."""
+    return _per_split(source, path, lambda file: read_csv(file, columns, delimiter))
+
+
+def load_hellaswag(source: Source, path: Paths) -> Splits:
+    """``query``, four ``choices``, ``gold`` -> ctx, A, B, C, D, choices, label (index)."""
+
+    def read(file: Path) -> list[Row]:
+        return [
+            _made(row, ctx=row["query"], choices=row["choices"], label=row["gold"], **_lettered(row, row["choices"], 4))
+            for row in read_jsonl(file)
+        ]
+
+    return _per_split(source, path, read)
+
+
+def load_boolq(source: Source, path: Paths) -> Splits:
+    """SuperGLUE's BoolQ -> question, passage, label ("A" for yes, "B" for no), answer ("yes", "no")."""
+
+    def read(file: Path) -> list[Row]:
+        rows = []
+        for row in read_jsonl(file):
+            if not isinstance(row["label"], bool):
+                raise DatasetError(f"{row.where}: 'label' is {row['label']!r}, expected true or false")
+            yes = row["label"]
+            rows.append(
+                _made(
+                    row,
+                    question=row["question"],
+                    passage=row["passage"],
+                    label="A" if yes else "B",
+                    answer="yes" if yes else "no",
+                )
+            )
+        return rows
+
+    return _per_split(source, path, read)
+
+
+def load_piqa(source: Source, path: str) -> Splits:
+    """A directory with dev.jsonl and dev-labels.lst -> goal, sol1, sol2, choices, answer (index)."""
+    return {
+        split: [
+            _made(
+                row, goal=row["goal"], sol1=row["sol1"], sol2=row["sol2"], choices=[row["sol1"], row["sol2"]], answer=a
+            )
+            for row, a in _with_labels(source.find(path), name)
+        ]
+        for split, name in _present(source.find(path), {"train": "train", "test": "dev"})
+    }
+
+
+def load_winogrande(source: Source, path: str) -> Splits:
+    """A directory with dev.jsonl -> sentence, prefix, suffix, opt1, opt2, choices, answer (1 or 2), gold (index).
+
+    ``prefix`` is what comes before the blank, ``suffix`` what follows it.
+    """
+
+    def read(file: Path) -> list[Row]:
+        rows = []
+        for row in read_jsonl(file):
+            prefix, blank, suffix = row["sentence"].partition("_")
+            if not blank or str(row["answer"]) not in ("1", "2"):
+                raise DatasetError(f"{row.where}: expected a sentence with a blank (_) and an answer 1 or 2")
+            options = [row["option1"], row["option2"]]
+            rows.append(
+                _made(
+                    row,
+                    sentence=row["sentence"],
+                    prefix=prefix,
+                    suffix=suffix,
+                    opt1=prefix + options[0] + suffix,
+                    opt2=prefix + options[1] + suffix,
+                    choices=options,
+                    answer=int(row["answer"]),
+                    gold=int(row["answer"]) - 1,
+                )
+            )
+        return rows
+
+    directory = source.find(path)
+    return {split: read(directory / f"{name}.jsonl") for split, name in _present(directory, {"test": "dev"})}
+
+
+def load_arc(source: Source, path: Paths) -> Splits:
+    """AI2's ARC -> question, choices, gold (index), answerKey; three to five choices an item."""
+
+    def read(file: Path) -> list[Row]:
+        rows = []
+        for row in read_jsonl(file):
+            question = row["question"]
+            labels = [str(choice["label"]) for choice in question["choices"]]
+            if str(row["answerKey"]) not in labels:
+                raise DatasetError(f"{row.where}: answerKey {row['answerKey']!r} is none of {', '.join(labels)}")
+            rows.append(
+                _made(
+                    row,
+                    question=question["stem"],
+                    choices=[choice["text"] for choice in question["choices"]],
+                    gold=labels.index(str(row["answerKey"])),
+                    answerKey=str(row["answerKey"]),
+                )
+            )
+        return rows
+
+    return _per_split(source, path, read)
+
+
+def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all") -> Splits:
+    """A directory with dev/ and test/ -> input, A, B, C, D, target ("A" ... "D"), subject, topic (subject in words).
+
+    ``subjects``: names; ``all`` 57 (one that is missing is an error); or ``available``, those with a test file.
+    """
+    directory = source.find(path)
+    known = sorted(file.name.removesuffix("_dev.csv") for file in (directory / "dev").glob("*_dev.csv"))
+    if subjects == "all" and len(known) != MMLU_SUBJECTS:
+        raise DatasetError(f"{directory / 'dev'}: {len(known)} subjects, expected {MMLU_SUBJECTS}")
+    chosen = known if isinstance(subjects, str) else list(subjects)
+    if subjects == "available":
+        chosen = [subject for subject in known if (directory / "test" / f"{subject}_test.csv").exists()]
+        logger.info("%s: %d of %d subjects have a test file", directory, len(chosen), len(known))
+    missing = [subject for subject in chosen if not (directory / "test" / f"{subject}_test.csv").exists()]
+    if missing:
+        wanted = directory / "test" / f"{missing[0]}_test.csv"
+        raise DatasetError(f"{wanted}: the file is missing ({len(missing)} of {len(chosen)} subjects are)")
+
+    def read(split: str, subject: str) -> list[Row]:
+        rows = read_csv(directory / split / f"{subject}_{split}.csv", ["input", "A", "B", "C", "D", "target"])
+        for row in rows:
+            if row["target"] not in ("A", "B", "C", "D"):
+                raise DatasetError(f"{row.where}: the answer is {row['target']!r}, expected A, B, C or D")
+        return [_made(row, **row.columns, subject=subject, topic=subject.replace("_", " ")) for row in rows]
+
+    pairs = {"train": "dev", "test": "test"}
+    return {name: [row for subject in chosen for row in read(split, subject)] for name, split in pairs.items()}
+
+
+def load_gsm8k(source: Source, path: str) -> Splits:
+    """A directory with train.jsonl and test.jsonl -> question, answer."""
+    directory = source.find(path)
+    return {split: read_jsonl(directory / f"{split}.jsonl") for split in ("train", "test")}
+
+
+LOADERS: dict[str, Callable[..., Splits]] = {
+    "JsonlDataset": load_jsonl,
+    "JsonDataset": load_json,
+    "CsvDataset": load_csv,
+    "HellaSwagDataset": load_hellaswag,
+    "hellaswagDataset": load_hellaswag,
+    "BoolQDataset": load_boolq,
+    "PIQADataset": load_piqa,
+    "piqaDataset": load_piqa,
+    "WinograndeDataset": load_winogrande,
+    "winograndeDataset": load_winogrande,
+    "ARCDataset": load_arc,
+    "MMLUDataset": load_mmlu,
+    "LambadaDataset": load_jsonl,
+    "lambadaDataset": load_jsonl,
+    "GSM8KDataset": load_gsm8k,
+}
+
+
+def load_splits(type_: Any, source: Source, options: Mapping[str, Any]) -> Splits:
+    """Rows per split. Raises ``DatasetError`` for missing data and ``ValueError`` for unknown types and options."""
+    loader = look_up(LOADERS, type_, "dataset type")
+    try:
+        return loader(source, **options)
+    except TypeError as error:
+        raise ValueError(f"{source.config_file}: {type_}: {error}") from error
+
+
+def _per_split(source: Source, path: Paths, read: Callable[[Path], list[Row]]) -> Splits:
+    paths = {"test": path} if isinstance(path, str) else path
+    return {split: read(source.find(file)) for split, file in paths.items()}
+
+
+def _present(directory: Path, names: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Splits whose file is there; ``test`` must be."""
+    return [(split, name) for split, name in names.items() if split == "test" or (directory / f"{name}.jsonl").exists()]
+
+
+def _with_labels(directory: Path, name: str) -> list[tuple[Row, int]]:
+    """Rows of ``<name>.jsonl`` with the indices in ``<name>-labels.lst``."""
+    file = directory / f"{name}-labels.lst"
+    rows = read_jsonl(directory / f"{name}.jsonl")
+    labels = [line.strip() for line in read_lines(file) if line.strip()]
+    if len(labels) != len(rows):
+        raise DatasetError(f"{file}: {len(labels)} labels for {len(rows)} rows of {name}.jsonl")
+    for number, label in enumerate(labels, start=1):
+        if not label.isdigit():
+            raise DatasetError(f"{file}:{number}: {label!r} is not an index")
+    return [(row, int(label)) for row, label in zip(rows, labels, strict=True)]
+
+
+def _lettered(row: Row, choices: Any, count: int) -> dict[str, str]:
+    if not isinstance(choices, list) or len(choices) != count:
+        raise DatasetError(f"{row.where}: expected a list of {count} choices")
+    return dict(zip("ABCDE", choices, strict=False))
+
+
+def _made(row: Row, **columns: Any) -> Row:
+    return Row(columns, row.where)
