@@ -74,14 +74,13 @@ def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple
     """
     if not runs:
         raise HelmResultError("no runs to read")
-    names = list(dict.fromkeys(helm_metric(metric) for metric in metrics))
-    if not names:
-        names = list(dict.fromkeys(main_metric(run.spec)[0] for run in runs))
+    shown = {helm_metric(metric): metric for metric in metrics}  # a score is called what the user calls it
+    if not shown:
+        shown = {name: display_metric(name) for name in (main_metric(run.spec)[0] for run in runs)}
     scores, items = [], []
-    for name in names:
+    for name, display in shown.items():
         strata = [_strata(run, name) for run in runs]
-        scores.append(_score(runs, name, strata))
-        display = display_metric(name)
+        scores.append(_score(runs, name, display, strata))
         for of_run in strata:
             items += [Item(key, display, value) for stratum in of_run for key, value in stratum.items.items()]
     return tuple(scores), tuple(items)
@@ -172,10 +171,10 @@ def _per_instance(run: RunRecord, metric: str) -> dict[str, dict[str, float]]:
     }
 
 
-def _score(runs: Sequence[RunRecord], metric: str, strata: Sequence[Sequence[_Stratum]]) -> Score:
+def _score(runs: Sequence[RunRecord], metric: str, display: str, strata: Sequence[Sequence[_Stratum]]) -> Score:
     weighted = [(stratum, 1.0 / len(runs) / len(of_run)) for of_run in strata for stratum in of_run]
     return Score(
-        metric=display_metric(metric),
+        metric=display,
         value=sum(weight * stratum.mean for stratum, weight in weighted),
         stderr=_stderr(weighted),
         n=sum(len(stratum.items) or stratum.instances for stratum, _ in weighted),

@@ -206,9 +206,9 @@ def test_metrics_that_need_nltk_find_its_data_beside_the_scenarios(
     path, model = tiny_models[0], DirectModel(tiny_models[0])
     shutil.copytree(data_dir / "helm_scenarios" / "boolq", tmp_path / "scenarios" / "boolq")
     shutil.copytree(data_dir / "nltk_data", tmp_path / "nltk_data")
-    task = make_task("boolq", metrics=("EM", "PEM"), eval_instances=3)
+    task = make_task("boolq", metrics=("EM", "prefix_exact_match"), eval_instances=3)
     outcome = evaluate(task, model, path, tmp_path)
-    assert [(score.metric, score.n) for score in outcome.scores] == [("EM", 3), ("PEM", 3)]
+    assert [(score.metric, score.n) for score in outcome.scores] == [("EM", 3), ("prefix_exact_match", 3)]
     assert len(outcome.items) == 6
 
 
