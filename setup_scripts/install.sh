@@ -61,7 +61,7 @@ fi
 
 # torch first: whether it has CUDA decides which torchvision may be installed beside it. On an ordinary machine without
 # a GPU the package index's torch brings 2.5 GB of CUDA libraries; PyTorch's own index has the CPU build.
-torch_pin=$(grep '^torch==' "$repository/constraints.txt")
+torch_pin=$(grep "^torch==" "$repository/constraints.txt") || fail "constraints.txt does not pin torch"
 torch_index=()
 if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ] && [ -z "${PIP_FIND_LINKS:-}${PIP_INDEX_URL:-}${PIP_NO_INDEX:-}" ]; then
   torch_index=(--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
