@@ -76,6 +76,7 @@ class ScoreRow(NamedTuple):
     recorded_at: float
     chance: float | None
     fingerprint: str
+    position: int  # among the metrics of its task; the first is the one its author looks at first
 
 
 class ItemRow(NamedTuple):
@@ -172,7 +173,7 @@ class Ledger:
             "SELECT model, iteration, fingerprint, path, tokens, state, error, superseded, found_at, updated_at "
             "FROM checkpoint_rows ORDER BY model, iteration, superseded DESC, id"
         )
-        return [CheckpointRow(*row[:7], bool(row[7]), *row[8:]) for row in rows]
+        return [CheckpointRow._make((*row[:7], bool(row[7]), *row[8:])) for row in rows]
 
     def tasks(self) -> list[TaskRow]:
         """All task runs, by model, iteration and task; the one changed last comes last among versions of a task."""
@@ -181,7 +182,7 @@ class Ledger:
             "t.updated_at, c.superseded FROM task_rows t JOIN checkpoint_rows c ON c.id = t.checkpoint_id "
             "ORDER BY c.model, c.iteration, c.superseded DESC, t.task, t.updated_at, t.id"
         )
-        return [TaskRow(*row[:10], bool(row[10])) for row in rows]
+        return [TaskRow._make((*row[:10], bool(row[10]))) for row in rows]
 
     # Scores and items
 
@@ -214,10 +215,10 @@ class Ledger:
         result_id = inserted[0]
         try:
             connection.executemany(
-                "INSERT INTO score_rows VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT INTO score_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                 [
-                    (result_id, s.metric, s.value, s.stderr, s.n, int(s.higher_is_better), s.chance)
-                    for s in result.scores
+                    (result_id, s.metric, s.value, s.stderr, s.n, int(s.higher_is_better), s.chance, position)
+                    for position, s in enumerate(result.scores)
                 ],
             )
             connection.executemany(
@@ -254,12 +255,12 @@ class Ledger:
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         rows = self._rows(
             "SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, "
-            "s.higher_is_better, r.source, c.superseded, r.recorded_at, s.chance, c.fingerprint "
+            "s.higher_is_better, r.source, c.superseded, r.recorded_at, s.chance, c.fingerprint, s.position "
             "FROM checkpoint_rows c JOIN result_rows r ON r.checkpoint_id = c.id "
             f"{newest}JOIN score_rows s ON s.result_id = r.id {where}"
             "ORDER BY c.model, c.iteration, r.task, s.metric"
         )
-        return [ScoreRow(*row[:9], row[9] != 0, row[10], row[11] != 0, *row[12:]) for row in rows]
+        return [ScoreRow._make((*row[:9], row[9] != 0, row[10], row[11] != 0, *row[12:])) for row in rows]
 
     def items(
         self, model: str, iteration: int, *, fingerprint: str | None = None, task: str | None = None

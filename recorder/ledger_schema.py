@@ -61,6 +61,7 @@ CREATE TABLE score_rows (
     n INTEGER NOT NULL,
     higher_is_better INTEGER NOT NULL,
     chance REAL,
+    position INTEGER NOT NULL,
     PRIMARY KEY (result_id, metric)
 ) WITHOUT ROWID;
 CREATE TABLE item_rows (
