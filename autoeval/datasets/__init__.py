@@ -28,17 +28,17 @@ last part, so OpenCompass's own paths work. A multiple-choice task on the user's
 OpenCompass writes it) stands for ``data_dir``.
 
 **Choices**: either ``choices_column`` as above (labels are 0, 1, ...; ``{choice}`` is the choice's text; the gold is
-the index), or OpenCompass's dictionary with one template per label, ``template={"A": "... {A}", "B": "... {B}"}`` (the gold
-is the label). With the dictionary, ``labels_column`` may name a column that lists the labels a row really has.
+the index), or OpenCompass's dictionary with one template per label, ``template={"A": "... {A}", "B": "... {B}"}`` (the
+gold is the label). With the dictionary, ``labels_column`` may name a column that lists the labels a row really has.
 
 **Inferencers**: ``PPLInferencer`` ranks whole prompts (OpenCompass's formula; metric ``acc``). ``LLInferencer`` ranks
 continuations given the prompt (metrics ``acc`` and ``acc_norm``): ``template`` is then the context alone and
 ``inferencer=dict(type="LLInferencer", continuation=" {choice}")`` the continuation, a string or one per label.
-``GenInferencer`` generates: ``inferencer=dict(type="GenInferencer", max_out_len=16, stop=["\\n"])``;
-``{<output_column>}`` in the template is empty in the prompt and filled in examples. Evaluators for it: ``EMEvaluator`` (``exact_match``),
-``AccEvaluator`` (``acc``), ``F1Evaluator``, ``SquadEvaluator``, ``RougeEvaluator``, ``BleuEvaluator``; with
-``eval_cfg=dict(evaluator=..., pred_postprocessor=dict(type="first-capital"))`` the text is cut first. A gold may be a
-list of accepted answers.
+``GenInferencer`` generates: ``inferencer=dict(type="GenInferencer", max_out_len=16, stop=["\\n"])``; in its template
+``{<output_column>}`` is empty in the prompt and filled in examples. Evaluators for it: ``EMEvaluator``
+(``exact_match``), ``AccEvaluator`` (``acc``), ``F1Evaluator``, ``SquadEvaluator``, ``RougeEvaluator``,
+``BleuEvaluator``; with ``eval_cfg=dict(evaluator=..., pred_postprocessor=dict(type="first-capital"))`` the text is cut
+first. A gold may be a list of accepted answers.
 
 **In-context examples**: ``ice_template=dict(type="PromptTemplate", template=..., ice_token="</E>")`` with
 ``retriever=dict(type="FixKRetriever", fix_id_list=[0, 1, 2])``; the prompt has ``</E>`` where they go.

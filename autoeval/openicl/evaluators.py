@@ -118,8 +118,8 @@ class BleuEvaluator:
         def corpus(chosen: Sequence[int]) -> float:
             counts = [sum(items[i].counts[order] for i in chosen) for order in range(4)]
             totals = [sum(items[i].totals[order] for i in chosen) for order in range(4)]
-            lengths = [sum(items[i].sys_len for i in chosen), sum(items[i].ref_len for i in chosen)]
-            return BLEU.compute_bleu(counts, totals, *lengths, smooth_method="exp").score / 100
+            ours, theirs = sum(items[i].sys_len for i in chosen), sum(items[i].ref_len for i in chosen)
+            return BLEU.compute_bleu(counts, totals, ours, theirs, smooth_method="exp").score / 100
 
         everything = range(len(items))
         stderr = None

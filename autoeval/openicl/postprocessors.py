@@ -13,7 +13,7 @@ _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 
 
 def general(text: str) -> str:
-    """The text up to its first line break, full stop or comma; without punctuation, articles, spare spaces; lower case."""
+    """Lower case, up to the first line break, full stop or comma, without punctuation, articles and spare spaces."""
     head = re.split(r"[\n.,]", text, maxsplit=1)[0]
     kept = "".join(character for character in head if character not in string.punctuation)
     kept = re.sub(r"\b(a|an|the)\b", " ", kept, flags=re.IGNORECASE)

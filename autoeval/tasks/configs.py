@@ -1,0 +1,102 @@
+"""Dataset configurations: found by name, read with mmengine, checked.
+
+A configuration is a Python file and is executed (``mmengine.config.Config.fromfile``): it is the user's own code, like
+any script. ``read_base`` works. ``autoeval.datasets`` says what it holds.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+_REQUIRED = ("abbr", "type", "path", "reader_cfg", "infer_cfg", "eval_cfg")
+
+
+@dataclass(frozen=True)
+class DatasetConfig:
+    """One dataset of a configuration ``file``; ``options`` are plain dictionaries, lists and values."""
+
+    file: Path
+    options: dict[str, Any]
+
+    @property
+    def abbr(self) -> str:
+        return str(self.options["abbr"])
+
+    def error(self, message: object) -> ValueError:
+        return ValueError(f"{self.file}: dataset '{self.abbr}': {message}")
+
+
+def find_config(name: str, config_dir: Path | None) -> Path:
+    """The file for ``name``: a path ending in .py, or the one ``<config_dir>/datasets/**/<name>.py``.
+
+    ``config_dir`` defaults to the repository's ``config``. Raises ``ValueError`` when there is none, naming the
+    nearest, or more than one.
+    """
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ValueError(f"{name}: no such dataset configuration")
+        return Path(name)
+    root = (config_dir or REPOSITORY / "config") / "datasets"
+    known = sorted(root.rglob("*.py"))
+    found = [file for file in known if file.stem == name]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(f"dataset '{name}' is ambiguous: {', '.join(map(str, found))}")
+    near = difflib.get_close_matches(name, [file.stem for file in known], n=1, cutoff=0.4)
+    hint = f"; did you mean '{near[0]}'?" if near else ""
+    raise ValueError(f"there is no dataset '{name}' under {root}{hint}")
+
+
+def read_configs(file: Path) -> list[DatasetConfig]:
+    """All datasets of ``file``. Raises ``ValueError`` naming the file for anything that is not as it should be."""
+    from mmengine.config import Config
+
+    try:
+        content = Config.fromfile(str(file)).to_dict()
+    except Exception as error:  # the file is executed: any exception is its own
+        raise ValueError(f"{file}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
+    configs: list[DatasetConfig] = []
+    for key, value in content.items():
+        if not key.endswith("_datasets"):
+            continue
+        if not isinstance(value, list):
+            raise ValueError(f"{file}: {key} is not a list of datasets")
+        configs.extend(_checked(file, key, entry) for entry in value)
+    if not configs:
+        raise ValueError(f"{file}: there is no dataset in it (a list whose name ends in _datasets)")
+    return configs
+
+
+def _checked(file: Path, key: str, entry: Any) -> DatasetConfig:
+    if not isinstance(entry, Mapping):
+        raise ValueError(f"{file}: {key} holds {entry!r}, expected dict(...)")
+    missing = [name for name in _REQUIRED if name not in entry]
+    if missing:
+        raise ValueError(f"{file}: {key}: dataset '{entry.get('abbr', '?')}' lacks {', '.join(missing)}")
+    config = DatasetConfig(file, dict(entry))
+    for name, allowed in (
+        ("reader_cfg", _READER_KEYS),
+        ("infer_cfg", {"prompt_template", "ice_template", "retriever", "inferencer"}),
+        ("eval_cfg", {"evaluator", "pred_postprocessor", "dataset_postprocessor", "pred_role", "num_gpus"}),
+    ):
+        if not isinstance(entry[name], Mapping):
+            raise config.error(f"{name} is not a dict")
+        for unknown in _unknown(entry[name], allowed):
+            near = difflib.get_close_matches(unknown, allowed, n=1)
+            raise config.error(
+                f"{name} has an unknown key '{unknown}'" + (f"; did you mean '{near[0]}'?" if near else "")
+            )
+    return config
+
+
+_READER_KEYS = {"input_columns", "output_column", "choices_column", "labels_column", "train_split", "test_split"}
+
+
+def _unknown(options: Mapping[str, Any], allowed: set[str]) -> Iterator[str]:
+    return (key for key in options if key not in allowed)

@@ -1,0 +1,16 @@
+"""ARC-Easy, zero-shot, choices ranked by their log-likelihood (acc) and per byte (acc_norm)."""
+
+ARC_e_ll_datasets = [
+    dict(
+        abbr="ARC-e_ll",
+        type="ARCDataset",
+        path="./data/ARC/ARC-e/ARC-Easy-Dev.jsonl",
+        reader_cfg=dict(input_columns=["question"], output_column="gold", choices_column="choices"),
+        infer_cfg=dict(
+            prompt_template=dict(type="PromptTemplate", template="Question: {question}\nAnswer:"),
+            retriever=dict(type="ZeroRetriever"),
+            inferencer=dict(type="LLInferencer", continuation=" {choice}"),
+        ),
+        eval_cfg=dict(evaluator=dict(type="AccEvaluator")),
+    )
+]

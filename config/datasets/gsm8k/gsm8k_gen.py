@@ -1,0 +1,23 @@
+"""GSM8K, four-shot with worked solutions, the last number of what is generated."""
+
+gsm8k_datasets = [
+    dict(
+        abbr="gsm8k",
+        type="GSM8KDataset",
+        path="./data/gsm8k",
+        reader_cfg=dict(input_columns=["question"], output_column="answer"),
+        infer_cfg=dict(
+            ice_template=dict(type="PromptTemplate", template="Question: {question}\nAnswer: {answer}\n"),
+            prompt_template=dict(
+                type="PromptTemplate", template="</E>Question: {question}\nAnswer:{answer}", ice_token="</E>"
+            ),
+            retriever=dict(type="FixKRetriever", fix_id_list=[0, 1, 2, 3]),
+            inferencer=dict(type="GenInferencer", max_out_len=256, stop=["Question:"]),
+        ),
+        eval_cfg=dict(
+            evaluator=dict(type="AccEvaluator"),
+            pred_postprocessor=dict(type="gsm8k"),
+            dataset_postprocessor=dict(type="gsm8k_dataset"),
+        ),
+    )
+]

@@ -1,0 +1,27 @@
+"""MMLU, five-shot, all 57 subjects, the letters ranked by their log-likelihood."""
+
+_question = "{input}\nA. {A}\nB. {B}\nC. {C}\nD. {D}\nAnswer:"
+
+mmlu_ll_datasets = [
+    dict(
+        abbr="mmlu_ll",
+        type="MMLUDataset",
+        path="./data/mmlu",
+        subjects="all",
+        reader_cfg=dict(input_columns=["input", "A", "B", "C", "D", "topic"], output_column="target"),
+        infer_cfg=dict(
+            ice_template=dict(
+                type="PromptTemplate", template={label: _question + " " + label + "\n" for label in "ABCD"}
+            ),
+            prompt_template=dict(
+                type="PromptTemplate",
+                template="The following are multiple choice questions (with answers) about {topic}.\n\n</E>"
+                + _question,
+                ice_token="</E>",
+            ),
+            retriever=dict(type="FixKRetriever", fix_id_list=[0, 1, 2, 3, 4], group_column="subject"),
+            inferencer=dict(type="LLInferencer", continuation={label: " " + label for label in "ABCD"}),
+        ),
+        eval_cfg=dict(evaluator=dict(type="AccEvaluator")),
+    )
+]
