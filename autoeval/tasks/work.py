@@ -34,7 +34,7 @@ def load_tasks(plan: TaskPlan) -> list[Work]:
         ):
             work.append(Work(icl.name, icl.version, "icl", icl))
     if plan.helm is not None:
-        from autoeval.helm import Benchmark, load_helm_tasks
+        from autoeval.helm.spec import Benchmark, load_helm_tasks
 
         chosen = plan.helm.benchmarks
         benchmarks = None if chosen is None else [Benchmark(name, metrics) for name, metrics in chosen]
@@ -96,7 +96,7 @@ def evaluate_task(plan: EvaluationPlan, task: Work, model: Any) -> tuple[dict[st
         predictions, scores, items, cost = icl.predictions, icl.scores, icl.items, icl.cost
     else:
         assert plan.tasks.helm is not None
-        from autoeval.helm import run_helm_task
+        from autoeval.helm.run import run_helm_task
 
         helm = run_helm_task(
             task.task,
