@@ -55,9 +55,9 @@ def load_boolq(source: Source, path: Paths) -> Splits:
     def read(file: Path) -> list[Row]:
         rows = []
         for row in read_jsonl(file):
-            if not isinstance(row["label"], bool):
+            yes = {"true": True, "false": False}.get(str(row["label"]).lower())
+            if yes is None:
                 raise DatasetError(f"{row.where}: 'label' is {row['label']!r}, expected true or false")
-            yes = row["label"]
             rows.append(
                 _made(
                     row,
