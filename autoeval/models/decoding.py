@@ -12,7 +12,7 @@ import torch
 
 from autoeval.models.network import Network
 from autoeval.models.requests import GenerationRequest, GenerationResult
-from autoeval.models.scoring import check_tokens, free_memory
+from autoeval.models.scoring import check_tokens, free_memory, refuse_nan
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +99,9 @@ def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
         model.cost.computed_tokens += inputs.numel()
         model.cost.extra["logit_positions"] = model.cost.extra.get("logit_positions", 0) + len(active)
         chosen = _choose(logits, active)
-        _append(model, active, chosen.tolist(), _chosen_logprobs(logits, chosen))
+        logprobs = _chosen_logprobs(logits, chosen)
+        refuse_nan(logprobs)  # also when the token ends the text and would leave no trace
+        _append(model, active, chosen.tolist(), logprobs)
         staying = [number for number, row in enumerate(active) if not row.finish_reason]
         if not staying:
             return

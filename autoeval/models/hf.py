@@ -89,7 +89,7 @@ class HuggingFaceModel:
         """Log-probabilities of continuations, in the order of ``requests``.
 
         Contexts that do not fit are cut from the left (``truncated_tokens``). Raises ``ValueError`` for a continuation
-        that does not fit by itself, and for token ids that the model does not have.
+        that does not fit by itself, for token ids that the model does not have, and when the model gives NaN.
         """
         with self._measured():
             return score(self, self._network, requests)
@@ -98,6 +98,7 @@ class HuggingFaceModel:
         """Continue prompts, in the order of ``requests``; greedy results are those of ``model.generate`` row by row.
 
         Prompts that leave no room for ``max_new_tokens`` are cut from the left (``truncated_tokens``).
+        Raises ``ValueError`` as ``loglikelihoods`` does.
         """
         with self._measured():
             return decode(self, self._network, requests)

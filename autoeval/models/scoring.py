@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,7 @@ def _score_batch(network: Network, rows: Sequence[_Row], cost: Any) -> dict[int,
             targets.extend(continuation)
     hidden = network.hidden(inputs.to(network.device)).flatten(0, 1)
     logprobs, greedy = _logprobs(network, hidden, positions, targets)
+    refuse_nan(logprobs)
     cost.computed_tokens += inputs.numel()
     cost.extra["logit_positions"] = cost.extra.get("logit_positions", 0) + len(set(positions))
     answers = {}
@@ -133,6 +135,12 @@ def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
     if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
         wrong = next(token for token in tokens if not 0 <= token < vocab_size)
         raise ValueError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}; is it its tokenizer?")
+
+
+def refuse_nan(logprobs: Sequence[float]) -> None:
+    """A broken model has no score: NaN would otherwise rank somewhere, or end a text."""
+    if any(map(math.isnan, logprobs)):
+        raise ValueError("the model's log-probabilities are not a number: its weights are broken")
 
 
 def free_memory(device: torch.device) -> None:

@@ -216,7 +216,7 @@ class GenInferencer:
         predictions = []
         for sample, prompt, note, result in zip(samples, prompts, notes, model.generate(requests), strict=True):
             if not all(map(math.isfinite, result.token_logprobs)):
-                raise ValueError(f"{sample.row.where}: a log-probability is not a number: the model is broken")
+                raise ValueError(f"{sample.row.where}: a log-probability is not finite: the model's weights are broken")
             gold = sample.row[prompting.reader.output_column]
             record = {"origin_prompt": prompt, "prediction": result.text, "gold": gold, **note}
             predictions.append(Prediction(result.text, record))
@@ -295,7 +295,7 @@ def _notes(dropped: int, cut: int) -> dict[str, int]:
 
 
 def finite(result: LoglikelihoodResult, sample: Sample) -> float:
-    """The total log-probability. Raises ``ValueError`` for NaN and infinities, and for an empty continuation's 0."""
+    """The total log-probability. Raises ``ValueError`` for NaN and infinities."""
     total = result.logprob
     if not math.isfinite(total):
         raise ValueError(f"{sample.row.where}: the log-probability is {total}: the model's weights are broken")
