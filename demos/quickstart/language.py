@@ -8,10 +8,11 @@ questions. A question never stands in the corpus word for word:
 - a *pattern* (copy a list of words, take its last, count on) is asked about lists that were kept out of the corpus.
 
 The corpus also has bracket strings with their closing brackets, which is the kind of text that HELM's ``dyck_language``
-scenario asks for. They are generated here, from another distribution and another seed than HELM's.
+scenario asks for. They are generated here, from another distribution than HELM's.
 
 ``python demos/quickstart/language.py OUTPUT_DIR`` writes ``corpus.txt`` (one document a line block, separated by
-``<|endoftext|>``), the tokenizer (``vocab.json``, ``merges.txt``), ``facts_ppl.jsonl`` and ``patterns_gen.jsonl``.
+``<|endoftext|>``), the tokenizer (``vocab.json``, ``merges.txt``), ``facts_ppl.jsonl``, ``patterns_gen.jsonl`` and
+``helm_mcqa.jsonl``.
 """
 
 from __future__ import annotations
@@ -38,8 +39,9 @@ TOWNS = ("Tolgrad", "Vesport", "Amberley", "Kirnau", "Lodmere", "Sunfell", "Ostr
 COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "white", "black")
 PETS = ("cat", "dog", "parrot", "rabbit", "turtle", "hamster", "goose", "pony")
 JOBS = ("baker", "doctor", "painter", "sailor", "teacher", "farmer", "tailor", "miner")
+MUSIC = ("violin", "piano", "trumpet", "drum", "harp", "flute", "guitar", "organ")
+DRINKS = ("tea", "coffee", "milk", "cocoa", "juice", "water", "lemonade", "cider")
 WORDS = ("apple", "stone", "river", "candle", "bridge", "feather", "button", "window", "garden", "lantern")
-BRACKETS = ("()", "[]", "{}")
 
 # relation -> (the values it can take, its wordings; in every wording the value comes last, so that it can be ranked)
 RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -47,7 +49,13 @@ RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "colour": (COLOURS, ("they say {} likes", "today {} paints it", "the coat of {} is", "the favourite of {} is")),
     "pet": (PETS, ("we know {} owns a", "they say {} walks a", "the pet of {} is a", "at home {} feeds a")),
     "job": (JOBS, ("today {} works as a", "here {} earns money as a", "the job of {} is", "people know {} as a")),
+    "music": (
+        MUSIC,
+        ("here {} plays the", "they say {} practises the", "the music of {} is the", "you hear {} on the"),
+    ),
+    "drink": (DRINKS, ("at home {} drinks", "we know {} asks for", "the drink of {} is", "bring {} a cup of")),
 }
+HELM_RELATIONS = ("music", "drink")  # asked through HELM's scenario custom_mcqa, the others through OpenICL
 PEOPLE_COUNT = 56
 CHOICES = 4
 
@@ -72,6 +80,7 @@ class Fact:
 class FactQuestion:
     """Ranked by likelihood: which of ``choices`` continues ``prompt``; ``answer`` is the index of the right one."""
 
+    fact: Fact
     prompt: str
     choices: tuple[str, ...]
     answer: int
@@ -111,7 +120,7 @@ def fact_questions(seed: int = SEED) -> tuple[FactQuestion, ...]:
         wrong = rng.sample([value for value in RELATIONS[fact.relation][0] if value != fact.value], CHOICES - 1)
         choices = [fact.value, *wrong]
         rng.shuffle(choices)
-        questions.append(FactQuestion(fact.prompt(fact.wording), tuple(choices), choices.index(fact.value)))
+        questions.append(FactQuestion(fact, fact.prompt(fact.wording), tuple(choices), choices.index(fact.value)))
     return tuple(questions)
 
 
@@ -141,23 +150,16 @@ def split_patterns(seed: int = SEED) -> tuple[tuple[PatternQuestion, ...], tuple
     return tuple(shown), tuple(asked)
 
 
-def bracket_line(rng: random.Random, *, longest: int) -> str:
-    """``Input: ( [ ] ( ) )``: brackets of three kinds that are all closed, the last one to three of them at the end."""
-    length = rng.randint(3, longest)
-    rise = rng.uniform(0.4, 0.6)
-    stack: list[str] = []
+def bracket_line(rng: random.Random) -> str:
+    """``Input: ( ( ) ) ( )``: brackets that are all closed, half of the lines short."""
+    shortest = rng.randint(3, 50) if rng.random() < 0.5 else rng.randint(1, 12)
     written: list[str] = []
-    final_depth = rng.randint(1, 3)
-    while len(written) < length or len(stack) != final_depth:
-        must_open = not stack or (len(written) >= length and len(stack) < final_depth)
-        must_close = len(stack) > 9 or (len(written) >= length and len(stack) > final_depth)
-        if must_open or (not must_close and rng.random() < rise):
-            pair = rng.choice(BRACKETS)
-            written.append(pair[0])
-            stack.append(pair[1])
-        else:
-            written.append(stack.pop())
-    return f"Input: {' '.join(written + stack[::-1])}"
+    depth = 0
+    while depth or len(written) < shortest:
+        opens = depth == 0 or (len(written) + depth < 100 and rng.random() < 0.47)
+        written.append("(" if opens else ")")
+        depth += 1 if opens else -1
+    return f"Input: {' '.join(written)}"
 
 
 def documents(count: int, seed: int = SEED) -> Iterator[str]:
@@ -171,20 +173,27 @@ def documents(count: int, seed: int = SEED) -> Iterator[str]:
     kinds = sorted(by_kind)
     for _ in range(count):
         draw = rng.random()
-        if draw < 0.4:
+        if draw < 0.5:
             yield "\n".join(_told(rng, rng.choice(truths)) for _ in range(10)) + "\n"
-        elif draw < 0.7:
+        elif draw < 0.88:
             chosen = [rng.choice(by_kind[rng.choice(kinds)]) for _ in range(8)]
             yield "\n".join(f"{pattern.prompt} {pattern.answer}" for pattern in chosen) + "\n"
         else:
-            longest = rng.choice((12, 40, 90))
-            lines = [bracket_line(rng, longest=longest) for _ in range(max(1, 100 // longest))]
-            yield "\n\n".join(lines) + "\n"
+            yield "\n\n".join(bracket_line(rng) for _ in range(4)) + "\n"
 
 
 def _told(rng: random.Random, fact: Fact) -> str:
     wordings = [index for index in range(len(RELATIONS[fact.relation][1])) if index != fact.wording]
     return fact.sentence(rng.choice(wordings))
+
+
+def helm_instance(question: FactQuestion) -> dict[str, object]:
+    """One line of the file that HELM's ``custom_mcqa`` reads: an ``Instance`` of HELM as JSON."""
+    references = [
+        {"output": {"text": choice}, "tags": ["correct"] if index == question.answer else []}
+        for index, choice in enumerate(question.choices)
+    ]
+    return {"input": {"text": question.prompt}, "references": references, "split": "test"}
 
 
 def train_tokenizer(texts: Sequence[str], output: Path) -> None:
@@ -198,28 +207,32 @@ def train_tokenizer(texts: Sequence[str], output: Path) -> None:
     tokenizer.save_model(str(output))
 
 
-def write_language(output: Path, *, count: int = 12_000, seed: int = SEED) -> None:
+def write_language(output: Path, *, count: int = 16_000, seed: int = SEED) -> None:
     """Write the corpus, the tokenizer and both sets of questions into ``output``; the same bytes for the same seed."""
     output.mkdir(parents=True, exist_ok=True)
     texts = list(documents(count, seed))
     write_atomic(output / "corpus.txt", END_OF_TEXT.join(texts))
     train_tokenizer(texts[:2000], output)
+    questions = fact_questions(seed)
     fact_rows: list[dict[str, object]] = [
-        {"prompt": q.prompt, "A": q.choices[0], "B": q.choices[1], "C": q.choices[2], "D": q.choices[3],
-         "answer": "ABCD"[q.answer]}
-        for q in fact_questions(seed)
-    ]  # fmt: skip
-    pattern_rows: list[dict[str, object]] = [
-        {"prompt": q.prompt, "answer": q.answer} for q in split_patterns(seed)[1]
+        {"prompt": q.prompt, **dict(zip("ABCD", q.choices, strict=True)), "answer": "ABCD"[q.answer]}
+        for q in questions
+        if q.fact.relation not in HELM_RELATIONS
     ]
-    for name, rows in (("facts_ppl.jsonl", fact_rows), ("patterns_gen.jsonl", pattern_rows)):
+    pattern_rows: list[dict[str, object]] = [{"prompt": q.prompt, "answer": q.answer} for q in split_patterns(seed)[1]]
+    helm_rows = [helm_instance(q) for q in questions if q.fact.relation in HELM_RELATIONS]
+    for name, rows in (
+        ("facts_ppl.jsonl", fact_rows),
+        ("patterns_gen.jsonl", pattern_rows),
+        ("helm_mcqa.jsonl", helm_rows),
+    ):
         write_atomic(output / name, "".join(json.dumps(row) + "\n" for row in rows))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Write the demo's corpus, tokenizer and questions.")
     parser.add_argument("output", type=Path, help="directory to write to")
-    parser.add_argument("--documents", type=int, default=12_000)
+    parser.add_argument("--documents", type=int, default=16_000)
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args(argv)
     write_language(arguments.output, count=arguments.documents, seed=arguments.seed)

@@ -51,6 +51,8 @@ trap 'exit 143' TERM
 
 say "a small language: corpus, tokenizer, questions"
 "$python" "$demo/language.py" "$run/language"
+mkdir -p "$run/helm/scenarios/custom_mcqa"  # where HELM's custom_mcqa looks for the file that helm.conf names
+cp "$run/language/helm_mcqa.jsonl" "$run/helm/scenarios/custom_mcqa/"
 
 say "the evaluator begins to watch $run/checkpoints (log: $run/evaluator.log)"
 "$python" "$repository/evaluator.py" --config "$work_dir/evaluator.yaml" --begin-iteration "$interval" \

@@ -90,10 +90,10 @@ def train(arguments: argparse.Namespace, log: TextIO) -> None:
     parameters = sum(parameter.numel() for parameter in model.parameters())
     _say(log, f" GPTModel: {parameters} parameters, vocabulary {vocabulary}, corpus of {len(ids)} tokens")
 
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY
-    )
+    optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=WEIGHT_DECAY)
     positions = torch.arange(SEQUENCE).unsqueeze(0).expand(BATCH, -1)
+    # Given, because Megatron would make its own causal mask on a GPU. True hides.
+    mask = torch.ones(1, 1, SEQUENCE, SEQUENCE, dtype=torch.bool).triu(1)
     began, losses = time.perf_counter(), []
     data = batches(ids, arguments.seed)
     for iteration in range(1, arguments.iterations + 1):
@@ -101,7 +101,9 @@ def train(arguments: argparse.Namespace, log: TextIO) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate
         inputs, targets = next(data)
-        loss = model(inputs, positions, None, labels=targets).mean()
+        # torch's cross-entropy: the backward pass of Megatron's own refuses the CPU's in-place changes to the logits.
+        logits = model(inputs, positions, mask)
+        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
