@@ -25,7 +25,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     return HuggingFaceModel(directory, device="cpu")
 
 
-ROWS = [
+ROWS: list[dict[str, Any]] = [
     {"q": "What is the sky?", "choices": ["blue", "a lazy dog", "42"], "gold": 0},
     {"q": "Who jumps?", "choices": ["the quick brown fox", "mat"], "gold": 1},
     {"q": "12 + 30?", "choices": ["yes", "42", "no", "D", "30"], "gold": 1},
@@ -137,7 +137,7 @@ def test_generation_is_scored_against_the_references(model: HuggingFaceModel, tm
         prompt = torch.tensor([ids])
         made = model.model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=6, do_sample=False)
     text = model.tokenizer.decode(made[0, len(ids) :], skip_special_tokens=True)
-    rows = [{"q": "the sky", "gold": ["nothing", text]}, {"q": "the sky", "gold": "nothing"}]
+    rows: list[dict[str, Any]] = [{"q": "the sky", "gold": ["nothing", text]}, {"q": "the sky", "gold": "nothing"}]
     cfg = infer("Q: {q} A:{gold}", {"type": "GenInferencer", "max_out_len": 6})
     task = load(write_task(tmp_path, rows, infer_cfg=cfg, reader_cfg={"input_columns": ["q"], "output_column": "gold"}))
     outcome = run_icl_task(task, model)
