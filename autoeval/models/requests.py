@@ -34,7 +34,7 @@ class LoglikelihoodResult:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Continue ``prompt`` (token ids). ``stop`` strings end the text and are not part of it. Temperature 0 is greedy."""
+    """Continue ``prompt`` (token ids). ``stop`` strings end the text and are not part of it. Temperature 0: greedy."""
 
     prompt: tuple[int, ...]
     max_new_tokens: int
