@@ -133,3 +133,18 @@ def mean_difference(differences: Sequence[Difference]) -> Difference | None:
         lost=sum(one.lost for one in differences),
         p_value=differences[0].p_value if count == 1 else None,
     )
+
+
+def score_interval(value: float, stderr: float | None, n: int) -> tuple[float, float] | None:
+    """95 % interval of a reported score; ``None`` without a standard error.
+
+    Wilson's for a mean of zeros and ones, recognised by its standard error sqrt(p(1-p)/n) or sqrt(p(1-p)/(n-1)):
+    value ± 1.96 SE would have no width at 0 and 1 and would leave [0, 1]. Otherwise value ± 1.96 SE.
+    """
+    if stderr is None:
+        return None
+    if n > 1 and 0.0 <= value <= 1.0:
+        variance = value * (1.0 - value)
+        if any(math.isclose(stderr, math.sqrt(variance / m), rel_tol=1e-3, abs_tol=1e-9) for m in (n, n - 1)):
+            return wilson_interval(value, n)
+    return value - Z95 * stderr, value + Z95 * stderr
