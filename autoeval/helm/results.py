@@ -86,6 +86,10 @@ def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple
     return tuple(scores), tuple(items)
 
 
+# The group of scenarios on the user's own files (custom_mcqa), for which HELM publishes no table and so no main metric.
+_USERS_OWN_DATA = {"custom": ("exact_match", "test")}
+
+
 def main_metric(spec: Mapping[str, Any]) -> tuple[str, str]:
     """(metric, split) that HELM reports for the scenario of a run spec.
 
@@ -99,7 +103,7 @@ def main_metric(spec: Mapping[str, Any]) -> tuple[str, str]:
         return metadata.main_metric, metadata.main_split
     except NotImplementedError:
         pass
-    environments = _schema_environments()
+    environments = _schema_environments() | _USERS_OWN_DATA
     for group in reversed(spec.get("groups", [])):
         if group in environments:
             return environments[group]
