@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoeval.datasets.names import look_up
 from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl, read_lines
-from autoeval.names import look_up
 
 logger = logging.getLogger(__name__)
 

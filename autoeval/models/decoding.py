@@ -53,7 +53,10 @@ def decode(model: Any, network: Network, requests: Sequence[GenerationRequest]) 
     while waiting:
         batch = waiting[: max(1, budget // waiting[0].size)]
         try:
-            _decode_batch(model, network, batch)
+            if network.caches:
+                _decode_batch(model, network, batch)
+            else:
+                _decode_anew(model, network, batch)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -96,12 +99,7 @@ def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
     while True:
         positions = (mask.cumsum(dim=1) - 1).clamp(min=0)[:, -inputs.shape[1] :]
         logits, cache = network.step(inputs, mask, positions, cache)
-        model.cost.computed_tokens += inputs.numel()
-        model.cost.extra["logit_positions"] = model.cost.extra.get("logit_positions", 0) + len(active)
-        chosen = _choose(logits, active)
-        logprobs = _chosen_logprobs(logits, chosen)
-        refuse_nan(logprobs)  # also when the token ends the text and would leave no trace
-        _append(model, active, chosen.tolist(), logprobs)
+        chosen = _advance(model, active, logits, computed=inputs.numel())
         staying = [number for number, row in enumerate(active) if not row.finish_reason]
         if not staying:
             return
@@ -112,6 +110,33 @@ def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
             active = [active[number] for number in staying]
         inputs = chosen[:, None]
         mask = torch.cat([mask, mask.new_ones((len(active), 1))], dim=1)
+
+
+def _decode_anew(model: Any, network: Network, rows: Sequence[_Row]) -> None:
+    """Without a cache: the whole of every row for every token, padded on the right, where nothing sees the padding."""
+    active = list(rows)
+    for row in active:
+        row.restart()
+    while active:
+        texts = [[*row.prompt, *row.tokens] for row in active]
+        inputs = torch.zeros((len(active), max(map(len, texts))), dtype=torch.long)
+        for number, text in enumerate(texts):
+            inputs[number, : len(text)] = torch.tensor(text)
+        hidden = network.hidden(inputs.to(network.device))
+        last = hidden[torch.arange(len(active)), torch.tensor([len(text) - 1 for text in texts])]
+        _advance(model, active, network.logits(last), computed=inputs.numel())
+        active = [row for row in active if not row.finish_reason]
+
+
+def _advance(model: Any, rows: Sequence[_Row], logits: torch.Tensor, *, computed: int) -> torch.Tensor:
+    """Choose and keep one more token of each row; ``logits`` [rows, vocabulary]. Returns the tokens [rows]."""
+    model.cost.computed_tokens += computed
+    model.cost.extra["logit_positions"] = model.cost.extra.get("logit_positions", 0) + len(rows)
+    chosen = _choose(logits, rows)
+    logprobs = _chosen_logprobs(logits, chosen)
+    refuse_nan(logprobs)  # also when the token ends the text and would leave no trace
+    _append(model, rows, chosen.tolist(), logprobs)
+    return chosen
 
 
 def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:

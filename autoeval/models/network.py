@@ -33,6 +33,9 @@ class Network:
         accepted = inspect.signature(self._decoder.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.split = self._decoder is not model and self._parts_make_the_whole()
+        self.caches = self._has_cache()
+        if not self.caches:
+            logger.warning("%s keeps no key-value cache: generation computes every text anew", type(model).__name__)
         if not self.split:
             logger.info("%s: its logits are not one projection of its hidden states; all are computed", type(model))
 
@@ -65,6 +68,13 @@ class Network:
     def rows_at_once(self) -> int:
         """Rows whose logits are held together."""
         return max(1, HEAD_ELEMENTS // self.vocab_size)
+
+    @torch.inference_mode()
+    def _has_cache(self) -> bool:
+        """Whether it answers with a cache whose rows can be selected (state-space models do not)."""
+        probe = torch.zeros((1, 1), dtype=torch.long, device=self.device)
+        cache = getattr(self.model(input_ids=probe, use_cache=True), "past_key_values", None)
+        return hasattr(cache, "batch_select_indices")
 
     @torch.inference_mode()
     def _parts_make_the_whole(self) -> bool:

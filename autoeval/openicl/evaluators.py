@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoeval.names import look_up
+from autoeval.datasets.names import look_up
 from autoeval.openicl.postprocessors import general
 
 Reference = str | Sequence[str]  # several: any of them counts as right

@@ -12,8 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from autoeval.datasets.names import look_up
 from autoeval.models.requests import GenerationRequest, LanguageModel, LoglikelihoodRequest, LoglikelihoodResult
-from autoeval.names import look_up
 from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.sample import Prompting, Sample, most_examples
 

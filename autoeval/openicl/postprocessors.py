@@ -7,7 +7,7 @@ import string
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from autoeval.names import look_up
+from autoeval.datasets.names import look_up
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from autoeval.datasets.names import look_up
 from autoeval.datasets.rows import DatasetError, Row
-from autoeval.names import look_up
 
 
 class ZeroRetriever:
