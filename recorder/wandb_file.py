@@ -69,7 +69,11 @@ def read_chunks(path: Path | str) -> Iterator[bytes]:
         position += _CHUNK_HEADER.size
         chunk = content[position : position + length]
         position += length
-        if len(chunk) < length or not _FULL <= kind <= _LAST or zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum:
+        if (
+            len(chunk) < length
+            or not _FULL <= kind <= _LAST
+            or zlib.crc32(chunk, zlib.crc32(bytes([kind]))) != checksum
+        ):
             return
         if kind in (_FULL, _FIRST):
             parts = []

@@ -1,0 +1,324 @@
+"""Sends the ledger's outbox to Weights & Biases with the real client, so that nothing is lost and nothing comes twice.
+
+What shapes it (seen with wandb 0.31.0): a kill loses up to the last 15 seconds of rows, so each row has a short run of
+its own (init with ``resume="allow"``, log, finish), which offline is a directory of its own under ``<work_dir>/wandb``;
+``finish()`` also returns normally when the server refused the rows, so online they are read back before they count as
+sent; ``step=`` drops a late row, so the iteration is a value and the x-axis. Whoever calls holds the publisher's lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from recorder.baselines import Baseline
+from recorder.leaderboard import LeaderboardRow
+from recorder.ledger import Ledger, ScoreRow
+from recorder.published_models import PublishedModel
+from recorder.wandb_file import WandbFileError, read_runs
+from recorder.wandb_rows import (
+    TAGS,
+    RowToSend,
+    Values,
+    content_hash,
+    curves,
+    leaderboard_run_id,
+    leaderboard_table,
+    rows_of_published,
+    rows_to_send,
+    run_id,
+    summary_of,
+)
+
+logger = logging.getLogger(__name__)
+
+SINK = "wandb"
+INIT_SECONDS = 30.0
+READ_BACK_SECONDS = (0.0, 1.0, 2.0, 4.0)  # a row needs a moment until the server shows it
+
+Mode = Literal["offline", "online", "disabled"]
+
+
+@dataclass(frozen=True)
+class WandbSettings:
+    mode: Mode
+    project: str
+    entity: str | None = None
+    base_url: str | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """``published`` and ``pending`` count rows (and the leaderboard); ``error`` is the first that came up."""
+
+    published: int = 0
+    pending: int = 0
+    error: str | None = None
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.published + other.published, self.pending + other.pending, self.error or other.error)
+
+
+class NotConfirmed(RuntimeError):
+    """The client ended without a complaint, but what was sent cannot be read back."""
+
+
+class Publisher:
+    """Publishes one ledger below ``work_dir/wandb``. No method raises: what fails stays pending, with its error."""
+
+    def __init__(self, ledger: Ledger, work_dir: Path, settings: WandbSettings):
+        self.ledger = ledger
+        self.work_dir = Path(work_dir)
+        self.settings = settings
+        os.environ["WANDB_ERROR_REPORTING"] = "false"  # the client's own telemetry
+        os.environ["WANDB_SILENT"] = "true"
+
+    def publish_checkpoints(self, baselines: Sequence[Baseline] = ()) -> Outcome:
+        """Send a row for every checkpoint whose tasks are through, oldest iteration first."""
+        scores = self.ledger.scores()
+        rows = rows_to_send(self.ledger.outbox_pending(SINK), self.ledger.checkpoints(), scores, baselines)
+        if self.settings.mode == "disabled":
+            return Outcome()
+        total = Outcome()
+        for row in rows:
+            result = self._attempt(
+                f"{row.model} iteration {row.iteration}", lambda r=row: self._send(r, scores, baselines)
+            )
+            total += result
+            if result.error:
+                return total + Outcome(pending=len(rows) - total.published - total.pending)
+        return total
+
+    def publish_models(self, models: Sequence[PublishedModel], baselines: Sequence[Baseline] = ()) -> Outcome:
+        """Send each baseline as a run of its own; again only when its content is another than last time."""
+        scores = self.ledger.scores()
+        total = Outcome()
+        for model in models:
+            rows = rows_of_published(model, scores, baselines)
+            total += self._once(
+                f"baseline {model.name}",
+                run_id(self.settings.project, model.name, "baseline"),
+                [rows, model.source],
+                lambda m=model, r=rows: self._send_model(m, r),
+            )
+        return total
+
+    def update_summaries(self, baselines: Sequence[Baseline] = ()) -> Outcome:
+        """Write only the summary of each model's run; no history row."""
+        scores = self.ledger.scores()
+        total = Outcome()
+        for model in sorted({score.model for score in scores}):
+            identity = run_id(self.settings.project, model)
+            summary = summary_of(model, scores, baselines, {s.iteration for s in scores if s.model == model})
+            total += self._attempt(f"summary of {model}", lambda m=model, i=identity, s=summary: self._run(i, m, [], s))
+        return total
+
+    def publish_leaderboard(
+        self, rows: Sequence[LeaderboardRow], baselines: Sequence[Baseline] = (), metrics: Sequence[str] | None = None
+    ) -> Outcome:
+        """Send the leaderboard's run (table, bar chart, figure, table artifact) when it is another than last time."""
+        if not rows:
+            return Outcome()
+        table = leaderboard_table(rows, metrics)
+        points = curves(self.ledger.scores(), baselines)
+        return self._once(
+            "leaderboard",
+            leaderboard_run_id(self.settings.project),
+            [table, points],
+            lambda: self._send_leaderboard(table, rows, points),
+        )
+
+    # Sending
+
+    def _attempt(self, what: str, send: Callable[[], None]) -> Outcome:
+        if self.settings.mode == "disabled":
+            return Outcome()
+        try:
+            send()
+        except Exception as error:  # wandb raises many kinds; a view that is away must not stop an evaluation
+            logger.warning("W&B: %s is left pending: %s: %s", what, type(error).__name__, error)
+            return Outcome(pending=1, error=f"W&B: {what}: {type(error).__name__}: {error}")
+        return Outcome(published=1)
+
+    def _once(self, what: str, identity: str, content: Any, send: Callable[[], None]) -> Outcome:
+        key = f"wandb-content:{self._place()}:{identity}"
+        digest = content_hash(content)
+        if self.ledger.recall(key) == digest:
+            return Outcome()
+        result = self._attempt(what, send)
+        if result.published:
+            self.ledger.remember(key, digest)
+        return result
+
+    def _place(self) -> str:
+        s = self.settings
+        return f"{s.mode}/{s.base_url or ''}/{s.entity or ''}/{s.project}"
+
+    def _send(self, row: RowToSend, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> None:
+        identity = run_id(self.settings.project, row.model)
+        values = self._without_known(identity, row.values)
+        if values:
+            unsent = {e.iteration for e in self.ledger.outbox_pending(SINK) if e.model == row.model}
+            sent = {s.iteration for s in scores if s.model == row.model} - unsent | {row.iteration}
+            self.ledger.remember(self._doubt(identity), "in doubt")
+            self._run(identity, row.model, [values], summary_of(row.model, scores, baselines, sent))
+        self.ledger.outbox_done(SINK, row.outbox_ids)
+        self.ledger.remember(self._doubt(identity), "")
+
+    def _send_model(self, model: PublishedModel, rows: Sequence[Values]) -> None:
+        identity = run_id(self.settings.project, model.name, "baseline")
+        known = self._known(identity)  # always: a baseline is sent rarely, and its ledger may be a new one
+        missing = [row for row in rows if not _holds(known, row)]
+        config = {"source": model.source, "token_num": model.rows[-1].tokens}
+        self._run(identity, model.name, missing, rows[-1], tags=(*TAGS, "baseline"), config=config)
+
+    def _run(
+        self,
+        identity: str,
+        model: str,
+        rows: Sequence[Values],
+        summary: Mapping[str, float],
+        tags: Sequence[str] = TAGS,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        with self._open(identity, model, "checkpoint-eval", tags, {"model": model, **(config or {})}) as run:
+            run.define_metric("iteration", hidden=True, summary="none")
+            run.define_metric("tokens", hidden=True, summary="none")
+            run.define_metric("*", step_metric="iteration", step_sync=False, summary="none")
+            for row in rows:
+                run.log(dict(row))
+            run.summary.update(dict(summary))
+        self._confirm(identity, rows)
+
+    def _send_leaderboard(
+        self,
+        table: tuple[list[str], list[list[Any]]],
+        rows: Sequence[LeaderboardRow],
+        points: Mapping[str, Sequence[tuple[int, float, float]]],
+    ) -> None:
+        import wandb
+
+        from recorder.wandb_figures import score_figure
+
+        columns, cells = table
+        identity = leaderboard_run_id(self.settings.project)
+        with self._open(identity, "leaderboard", "leaderboard", ("leaderboard",), {}) as run:
+            board = wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
+            bars = wandb.Table(
+                columns=["model", "score"], data=[[row.model, row.score] for row in rows if row.score is not None]
+            )
+            media = {"leaderboard": board, "curves": wandb.Plotly(score_figure(rows, points))}
+            if bars.data:
+                media["scores"] = wandb.plot.bar(bars, "model", "score", title="Score")
+            run.log(media)
+            artifact = wandb.Artifact("leaderboard", type="leaderboard")
+            artifact.add(wandb.Table(columns=columns, data=cells, allow_mixed_types=True), "leaderboard")
+            run.log_artifact(artifact)
+            run.summary["models"] = len({row.model for row in rows})
+
+    @contextmanager
+    def _open(
+        self, identity: str, name: str, job_type: str, tags: Sequence[str], config: dict[str, Any]
+    ) -> Iterator[Any]:
+        import wandb
+
+        self.work_dir.mkdir(parents=True, exist_ok=True)
+        options: dict[str, Any] = {"base_url": self.settings.base_url} if self.settings.base_url else {}
+        run = wandb.init(
+            project=self.settings.project,
+            entity=self.settings.entity,
+            dir=self.work_dir,
+            id=identity,
+            name=name,
+            group=name,
+            job_type=job_type,
+            tags=list(tags),
+            config=config,
+            mode="online" if self.settings.mode == "online" else "offline",
+            resume="allow",
+            settings=wandb.Settings(
+                console="off",
+                silent=True,
+                disable_git=True,
+                disable_code=True,
+                save_code=False,
+                disable_job_creation=True,
+                init_timeout=INIT_SECONDS,
+                x_disable_meta=True,
+                x_disable_stats=True,
+                x_disable_machine_info=True,
+                x_save_requirements=False,
+                **options,
+            ),
+        )
+        try:
+            yield run
+        except BaseException:
+            run.finish(exit_code=1)
+            raise
+        run.finish()
+
+    # What is there already
+
+    def _doubt(self, identity: str) -> str:
+        return f"wandb-doubt:{self._place()}:{identity}"
+
+    def _without_known(self, identity: str, values: Values) -> Values:
+        """``values``, or none when W&B has them. Looked up after a kill, or for a ledger that never sent to the run."""
+        if not values or self.ledger.recall(self._doubt(identity)) == "":
+            return values
+        return {} if _holds(self._known(identity), values) else values
+
+    def _known(self, identity: str) -> dict[tuple[int, str], float]:
+        """The last value of each (iteration, metric) of a run: offline of its directories, online of the server."""
+        rows = self._server_rows(identity) if self.settings.mode == "online" else self._local_rows(identity)
+        return {
+            (int(row["iteration"]), key): value
+            for row in rows
+            if row.get("iteration") is not None
+            for key, value in row.items()
+            if isinstance(value, int | float)
+        }
+
+    def _local_rows(self, identity: str) -> list[dict[str, Any]]:
+        try:
+            return [row for run in read_runs(self.work_dir / "wandb", identity) for row in run.history]
+        except WandbFileError as error:
+            logger.warning("W&B: %s; taken as if it held nothing", error)
+            return []
+
+    def _server_rows(self, identity: str) -> list[dict[str, Any]]:
+        import wandb
+
+        overrides = {"base_url": self.settings.base_url} if self.settings.base_url else {}
+        api = wandb.Api(overrides=overrides, timeout=int(INIT_SECONDS))
+        entity = self.settings.entity or api.default_entity
+        api.flush()
+        try:
+            return list(api.run(f"{entity}/{self.settings.project}/{identity}").scan_history())
+        except (ValueError, wandb.errors.CommError) as error:
+            if "could not find" in str(error).lower() or "not found" in str(error).lower():
+                return []
+            raise
+
+    def _confirm(self, identity: str, rows: Sequence[Values]) -> None:
+        """Raises ``NotConfirmed`` unless what was sent can be read back."""
+        waits = READ_BACK_SECONDS if self.settings.mode == "online" else READ_BACK_SECONDS[:1]
+        for wait in waits:
+            time.sleep(wait)
+            if not rows:
+                return
+            known = self._known(identity)
+            if all(_holds(known, row) for row in rows):
+                return
+        raise NotConfirmed(f"run {identity}: the rows that were sent cannot be read back from W&B")
+
+
+def _holds(known: Mapping[tuple[int, str], float], row: Values) -> bool:
+    return all(known.get((int(row["iteration"]), key)) == value for key, value in row.items())

@@ -1,0 +1,159 @@
+"""What W&B is to show, as plain values: rows, summaries, the leaderboard's table. Nothing here knows the client."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from recorder.baselines import Baseline
+from recorder.leaderboard import LeaderboardRow, main_metrics, metric_columns, metric_key
+from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow
+from recorder.published_models import PublishedModel
+
+FINAL_STATES = frozenset({"evaluated", "recorded", "failed"})  # no further task of the checkpoint is under way
+TAGS = ("evaluate", "summary")
+
+Values = dict[str, float]
+
+
+@dataclass(frozen=True)
+class RowToSend:
+    """One history row of a model's run, and the outbox entries that are settled by it."""
+
+    model: str
+    iteration: int
+    values: Values  # with iteration, tokens, average and the _stderr keys
+    outbox_ids: tuple[int, ...]
+
+
+def run_id(project: str, model: str, kind: str = "model") -> str:
+    """The id of a model's run: the same on every machine, and other for a baseline with the same name."""
+    return hashlib.sha256(f"{project}\n{kind}\n{model}".encode()).hexdigest()[:16]
+
+
+def leaderboard_run_id(project: str) -> str:
+    return f"{project}-leaderboard"
+
+
+def content_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
+    """Plain mean over the tasks' main metrics; ``None`` unless all are there: half a mean is not on one curve."""
+    keys = sorted(main)
+    if not keys or any(key not in values for key in keys):
+        return None
+    return sum(values[key] for key in keys) / len(keys)
+
+
+def rows_to_send(
+    pending: Sequence[OutboxRow],
+    checkpoints: Sequence[CheckpointRow],
+    scores: Sequence[ScoreRow],
+    baselines: Sequence[Baseline],
+) -> list[RowToSend]:
+    """One row per checkpoint that is through, by model and iteration, with the metrics that are not sent yet."""
+    through = {(c.model, c.iteration, c.fingerprint) for c in checkpoints if c.state in FINAL_STATES}
+    main = _main_of_models(scores, baselines)
+    of_checkpoint: dict[tuple[str, int, str], list[ScoreRow]] = defaultdict(list)
+    for score in scores:
+        of_checkpoint[score.model, score.iteration, score.fingerprint].append(score)
+    entries: dict[tuple[str, int, str], list[OutboxRow]] = defaultdict(list)
+    for entry in pending:
+        if (entry.model, entry.iteration, entry.fingerprint) in through:
+            entries[entry.model, entry.iteration, entry.fingerprint].append(entry)
+    rows = []
+    for (model, iteration, fingerprint), waiting in sorted(entries.items()):
+        known = of_checkpoint[model, iteration, fingerprint]
+        wanted = {(entry.task, entry.task_version) for entry in waiting}
+        values = _values([score for score in known if (score.task, score.task_version) in wanted])
+        if values:
+            values |= _axes(iteration, known[0].tokens)
+            mean = average(_values(known), main.get(model, ()))
+            if mean is not None:
+                values["average"] = mean
+        rows.append(RowToSend(model, iteration, values, tuple(entry.id for entry in waiting)))
+    return rows
+
+
+def summary_of(model: str, scores: Sequence[ScoreRow], baselines: Sequence[Baseline], up_to: set[int]) -> Values:
+    """The summary of a model's run: the values of its highest iteration among ``up_to`` (those that W&B has)."""
+    own = [score for score in scores if score.model == model and score.iteration in up_to]
+    if not own:
+        return {}
+    newest = max(score.iteration for score in own)
+    known = [score for score in own if score.iteration == newest]
+    values = _values(known) | _axes(newest, known[0].tokens)
+    mean = average(values, _main_of_models(scores, baselines).get(model, ()))
+    return values if mean is None else values | {"average": mean}
+
+
+def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> dict[str, tuple[str, ...]]:
+    """Per model the main metric of each task that it has."""
+    main = main_metrics(scores, baselines)
+    tasks: dict[str, set[str]] = defaultdict(set)
+    for score in scores:
+        tasks[score.model].add(score.task)
+    return {model: tuple(main[task] for task in sorted(names) if task in main) for model, names in tasks.items()}
+
+
+def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[Values]:
+    """The history rows of a baseline's run. Its average is over the main metrics of our tasks, if it has them all."""
+    main = tuple(main_metrics(scores, baselines).values()) or _first_metrics(model)
+    rows = []
+    for row in model.rows:
+        values = dict(row.values) | {f"{key}_stderr": value for key, value in row.stderrs.items()}
+        mean = average(values, main)
+        values |= _axes(row.iteration, row.tokens)
+        rows.append(values if mean is None else values | {"average": mean})
+    return rows
+
+
+def _first_metrics(model: PublishedModel) -> tuple[str, ...]:
+    """Without tasks of ours: of each task the metric that is named first, where it is a share."""
+    first: dict[str, str] = {}
+    for key, value in model.rows[-1].values.items():
+        if 0.0 <= value <= 1.0:
+            first.setdefault(key.rpartition(".")[0], key)
+    return tuple(first.values())
+
+
+def _values(scores: Iterable[ScoreRow]) -> Values:
+    values: Values = {}
+    for score in scores:
+        values[metric_key(score)] = score.value
+        if score.stderr is not None:
+            values[f"{metric_key(score)}_stderr"] = score.stderr
+    return values
+
+
+def _axes(iteration: int, tokens: float | None) -> Values:
+    return {"iteration": iteration} | ({} if tokens is None else {"tokens": tokens})
+
+
+def leaderboard_table(
+    rows: Sequence[LeaderboardRow], metrics: Sequence[str] | None = None
+) -> tuple[list[str], list[list[Any]]]:
+    """Columns and cells of the leaderboard: model, iteration, tokens, score, rank, each metric (all, or ``metrics``)."""
+    keys = metric_columns(rows) if metrics is None else list(metrics)
+    cells: list[list[Any]] = [
+        [row.model, row.iteration, row.tokens, row.score, row.rank, *(row.metrics.get(key) for key in keys)]
+        for row in rows
+    ]
+    return ["model", "iteration", "tokens", "score", "rank", *keys], cells
+
+
+def curves(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> dict[str, list[tuple[int, float, float]]]:
+    """Per model (iteration, score, stderr) of every whole evaluation: the leaderboard's score along the training."""
+    from recorder.leaderboard import leaderboard
+
+    found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
+    for row in leaderboard(scores, baselines, which="all"):
+        if not row.is_baseline and row.iteration is not None and row.score is not None:
+            found[row.model].append((row.iteration, row.score, row.stderr or 0.0))
+    return {model: sorted(points) for model, points in sorted(found.items())}
