@@ -1,10 +1,10 @@
 """A small language that a small model can learn in two minutes, and the questions that show whether it has.
 
-Everything comes from one seed: the world (people and what is true of them), the corpus that tells of it, and two sets of
+Everything comes from one seed: the world (people and what is true of them), the corpus that tells of it, and the
 questions. A question never stands in the corpus word for word:
 
-- a *fact* (``we know Mira lives in Tolgrad``) is told in all wordings of its relation but one; the question uses that one, and
-  that wording is learned from other people's facts;
+- a *fact* (``we know Mira lives in Tolgrad``) is told in all wordings of its relation but one; the question uses that
+  one, and that wording is learned from other people's facts;
 - a *pattern* (copy a list of words, take its last, count on) is asked about lists that were kept out of the corpus.
 
 The corpus also has bracket strings with their closing brackets, which is the kind of text that HELM's ``dyck_language``

@@ -1,8 +1,8 @@
 """Train a small GPT with the real megatron-core on the CPU, and save checkpoints as Megatron-LM does.
 
 ``python demos/quickstart/train.py --language DIR --save DIR`` reads what ``language.py`` wrote. Model, layers and
-checkpoints are Megatron's own (``GPTModel``, ``dist_checkpointing``, the ``torch_dist`` layout); the loop, the optimizer
-(AdamW, warm-up and cosine) and the log lines (in Megatron-LM's words) are here.
+checkpoints are Megatron's own (``GPTModel``, ``dist_checkpointing``, the ``torch_dist`` layout); the loop, the
+optimizer (AdamW, warm-up and cosine) and the log lines (in Megatron-LM's words) are here.
 """
 
 from __future__ import annotations
