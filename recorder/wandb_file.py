@@ -1,14 +1,15 @@
 """Reading the ``.wandb`` files that the wandb client writes (wandb 0.31 has no reader in Python any more).
 
-Framing, as the LevelDB log has it: after 7 bytes (``:W&B``, a magic number, a version) the file is cut into blocks of 32
-KiB. A record is one or several chunks, none crossing a block's end; a chunk is a header of 7 bytes (CRC-32 of type and
-content, length, type; little endian) and its content; what is too small for a header at a block's end is zeros. The
-records are protocol buffers of wandb's own type ``Record``.
+Framing, as the LevelDB log has it: after 7 bytes (``:W&B``, a magic number, a version) the file is cut into 32-KiB
+blocks. A record is one or several chunks, none crossing a block's end; a chunk is a header of 7 bytes (CRC-32 of type
+and content, length, type; little endian) and its content; what is too small for a header at a block's end is zeros.
+The records are protocol buffers of wandb's own type ``Record``.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import struct
 import zlib
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from typing import Any
 BLOCK_BYTES = 32 * 1024
 _FILE_HEADER = struct.Struct("<4sHB")
 _CHUNK_HEADER = struct.Struct("<IHB")
+_DIRECTORY = re.compile(r"run-(?P<time>\d{8}_\d{6})-.*?(?:-(?P<count>\d{1,4}))?$")
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
 
 
@@ -135,12 +137,18 @@ def _values(items: Any) -> dict[str, Any]:
 
 
 def read_runs(wandb_dir: Path | str, run_id: str | None = None) -> list[WandbRun]:
-    """All runs below ``wandb_dir`` (``<work_dir>/wandb``), or those of one id, in the order in which they were begun."""
+    """All runs below ``wandb_dir`` (``<work_dir>/wandb``), or those of one id, in the order of their beginning."""
     pattern = "*run-*" if run_id is None else f"*run-*-{run_id}*"
     runs = [
         read_wandb_file(path)
-        for directory in sorted(Path(wandb_dir).glob(pattern))
+        for directory in sorted(Path(wandb_dir).glob(pattern), key=_begun)
         if not directory.is_symlink()
         for path in sorted(directory.glob("*.wandb"))
     ]
     return [run for run in runs if run_id is None or run.run_id == run_id]
+
+
+def _begun(directory: Path) -> tuple[str, int, str]:
+    """Order of ``offline-run-YYYYMMDD_HHMMSS-ID[-N]``: N counts runs of one id that began in the same second."""
+    found = _DIRECTORY.search(directory.name)
+    return (found["time"], int(found["count"] or 0), directory.name) if found else ("", 0, directory.name)

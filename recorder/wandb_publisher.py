@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +21,9 @@ from recorder.baselines import Baseline
 from recorder.leaderboard import LeaderboardRow
 from recorder.ledger import Ledger, ScoreRow
 from recorder.published_models import PublishedModel
-from recorder.wandb_file import WandbFileError, read_runs
+from recorder.wandb_file import WandbFileError, read_runs, read_wandb_file
 from recorder.wandb_rows import (
+    AXES,
     TAGS,
     RowToSend,
     Values,
@@ -174,7 +175,7 @@ class Publisher:
     def _send_model(self, model: PublishedModel, rows: Sequence[Values]) -> None:
         identity = run_id(self.settings.project, model.name, "baseline")
         known = self._known(identity)  # always: a baseline is sent rarely, and its ledger may be a new one
-        missing = [row for row in rows if not _holds(known, row)]
+        missing = [lacking for row in rows if (lacking := _missing(known, row))]
         config = {"source": model.source, "token_num": model.rows[-1].tokens}
         self._run(identity, model.name, missing, rows[-1], tags=(*TAGS, "baseline"), config=config)
 
@@ -188,13 +189,14 @@ class Publisher:
         config: Mapping[str, Any] | None = None,
     ) -> None:
         with self._open(identity, model, "checkpoint-eval", tags, {"model": model, **(config or {})}) as run:
-            run.define_metric("iteration", hidden=True, summary="none")
-            run.define_metric("tokens", hidden=True, summary="none")
+            directory = Path(run.dir).parent
+            for axis in AXES:
+                run.define_metric(axis, hidden=True, summary="none")
             run.define_metric("*", step_metric="iteration", step_sync=False, summary="none")
             for row in rows:
                 run.log(dict(row))
             run.summary.update(dict(summary))
-        self._confirm(identity, rows)
+        self._confirm(identity, rows, directory)
 
     def _send_leaderboard(
         self,
@@ -270,21 +272,15 @@ class Publisher:
         return f"wandb-doubt:{self._place()}:{identity}"
 
     def _without_known(self, identity: str, values: Values) -> Values:
-        """``values``, or none when W&B has them. Looked up after a kill, or for a ledger that never sent to the run."""
+        """What W&B lacks of ``values``. Looked up after a kill, or for a ledger that never sent to the run."""
         if not values or self.ledger.recall(self._doubt(identity)) == "":
             return values
-        return {} if _holds(self._known(identity), values) else values
+        return _missing(self._known(identity), values)
 
     def _known(self, identity: str) -> dict[tuple[int, str], float]:
         """The last value of each (iteration, metric) of a run: offline of its directories, online of the server."""
         rows = self._server_rows(identity) if self.settings.mode == "online" else self._local_rows(identity)
-        return {
-            (int(row["iteration"]), key): value
-            for row in rows
-            if row.get("iteration") is not None
-            for key, value in row.items()
-            if isinstance(value, int | float)
-        }
+        return _by_metric([rows])
 
     def _local_rows(self, identity: str) -> list[dict[str, Any]]:
         try:
@@ -307,17 +303,40 @@ class Publisher:
                 return []
             raise
 
-    def _confirm(self, identity: str, rows: Sequence[Values]) -> None:
-        """Raises ``NotConfirmed`` unless what was sent can be read back."""
-        waits = READ_BACK_SECONDS if self.settings.mode == "online" else READ_BACK_SECONDS[:1]
-        for wait in waits:
-            time.sleep(wait)
-            if not rows:
+    def _confirm(self, identity: str, rows: Sequence[Values], directory: Path) -> None:
+        """Raises ``NotConfirmed`` unless what was sent can be read back from the server, or offline from its file."""
+        if not rows:
+            return
+        if self.settings.mode != "online":
+            known = _by_metric(read_wandb_file(file).history for file in directory.glob("*.wandb"))
+            if all(_holds(known, row) for row in rows):
                 return
+            raise NotConfirmed(f"run {identity}: the rows are not in {directory}")
+        for wait in READ_BACK_SECONDS:
+            time.sleep(wait)
             known = self._known(identity)
             if all(_holds(known, row) for row in rows):
                 return
-        raise NotConfirmed(f"run {identity}: the rows that were sent cannot be read back from W&B")
+        raise NotConfirmed(f"run {identity}: the rows that were sent cannot be read back from the server")
+
+
+def _by_metric(histories: Iterable[Iterable[Mapping[str, Any]]]) -> dict[tuple[int, str], float]:
+    """The last value of each (iteration, metric)."""
+    return {
+        (int(row["iteration"]), key): value
+        for history in histories
+        for row in history
+        if row.get("iteration") is not None
+        for key, value in row.items()
+        if isinstance(value, int | float)
+    }
+
+
+def _missing(known: Mapping[tuple[int, str], float], row: Values) -> Values:
+    """The part of a row that is not known, with its axes; empty when all is."""
+    iteration = int(row["iteration"])
+    unknown = {key for key, value in row.items() if known.get((iteration, key)) != value}
+    return {key: value for key, value in row.items() if key in unknown or key in AXES} if unknown else {}
 
 
 def _holds(known: Mapping[tuple[int, str], float], row: Values) -> bool:

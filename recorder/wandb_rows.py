@@ -16,6 +16,7 @@ from recorder.published_models import PublishedModel
 
 FINAL_STATES = frozenset({"evaluated", "recorded", "failed"})  # no further task of the checkpoint is under way
 TAGS = ("evaluate", "summary")
+AXES = ("iteration", "tokens")
 
 Values = dict[str, float]
 
@@ -139,7 +140,7 @@ def _axes(iteration: int, tokens: float | None) -> Values:
 def leaderboard_table(
     rows: Sequence[LeaderboardRow], metrics: Sequence[str] | None = None
 ) -> tuple[list[str], list[list[Any]]]:
-    """Columns and cells of the leaderboard: model, iteration, tokens, score, rank, each metric (all, or ``metrics``)."""
+    """Columns and cells: model, iteration, tokens, score, rank, each metric (all, or ``metrics``)."""
     keys = metric_columns(rows) if metrics is None else list(metrics)
     cells: list[list[Any]] = [
         [row.model, row.iteration, row.tokens, row.score, row.rank, *(row.metrics.get(key) for key in keys)]

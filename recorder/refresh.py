@@ -1,0 +1,131 @@
+"""Rebuild the views of one work directory: leaderboard.csv, report.html, Weights & Biases.
+
+``python -m recorder.refresh --work-dir W --settings SETTINGS.json``, where the settings are
+``{"project", "title", "baselines": path or null, "wandb": {"mode", "project", "entity", "base_url"}}``. A lock makes it
+one publisher at a time. The last line on stdout is JSON: ``{"published": n, "pending": m, "error": text or null}``;
+``pending`` counts what was due and could not be sent. Exit code 0 unless the leaderboard or the report failed: a W&B
+that is away is not a failure of the evaluation, the outbox keeps what it has not taken.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fcntl
+import json
+import logging
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file, from anywhere
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from recorder.baselines import Baseline, load_baselines
+from recorder.leaderboard import leaderboard, write_leaderboard_csv
+from recorder.ledger import Ledger
+from recorder.published_models import PublishedModel, together
+from recorder.wandb_publisher import Outcome, Publisher, WandbSettings
+
+logger = logging.getLogger(__name__)
+
+MODES = ("offline", "online", "disabled")
+
+
+@dataclass(frozen=True)
+class Settings:
+    project: str
+    title: str
+    baselines: Path | None
+    wandb: WandbSettings
+
+
+class SettingsError(ValueError):
+    """Settings that cannot be used; the message names the file and the key."""
+
+
+def read_settings(path: Path) -> Settings:
+    """Raises ``SettingsError``."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        wandb = content.get("wandb") or {}
+        mode = wandb.get("mode", "offline")
+        if mode not in MODES:
+            raise SettingsError(f"{path}: wandb.mode: expected one of {', '.join(MODES)}, found {mode!r}")
+        project = str(content["project"])
+        return Settings(
+            project=project,
+            title=str(content.get("title") or project),
+            baselines=Path(content["baselines"]) if content.get("baselines") else None,
+            wandb=WandbSettings(mode, wandb.get("project") or project, wandb.get("entity"), wandb.get("base_url")),
+        )
+    except KeyError as error:
+        raise SettingsError(f"{path}: the key {error} is missing") from error
+    except (OSError, ValueError, AttributeError) as error:
+        raise error if isinstance(error, SettingsError) else SettingsError(f"{path}: {error}") from error
+
+
+@contextmanager
+def publisher_lock(work_dir: Path) -> Iterator[None]:
+    """Held by the one process that rebuilds the views and publishes; waits for the one before."""
+    work_dir.mkdir(parents=True, exist_ok=True)
+    with (work_dir / "publisher.lock").open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def refresh(work_dir: Path, settings: Settings) -> Outcome:
+    """Rebuild all views. Raises what the leaderboard or the report raises; W&B's errors are in the outcome."""
+    with publisher_lock(work_dir):
+        ledger = Ledger(work_dir / "ledger.sqlite")
+        try:
+            from_file = load_baselines(settings.baselines) if settings.baselines else []
+            models = together(ledger, from_file)
+            baselines = [model.newest() for model in models]
+            rebuild_files(ledger, work_dir, settings.title, baselines)
+            return publish(Publisher(ledger, work_dir, settings.wandb), models, baselines)
+        finally:
+            ledger.close()
+
+
+def rebuild_files(ledger: Ledger, work_dir: Path, title: str, baselines: Sequence[Baseline]) -> None:
+    """Write leaderboard.csv and report.html."""
+    from recorder.report import build_report
+
+    write_leaderboard_csv(work_dir / "leaderboard.csv", leaderboard(ledger.scores(), baselines))
+    build_report(ledger, work_dir / "report.html", title=title, baselines=baselines)
+
+
+def publish(publisher: Publisher, models: Sequence[PublishedModel], baselines: Sequence[Baseline]) -> Outcome:
+    """Checkpoints, baselines, leaderboard. After a first failure the rest waits for the next time too."""
+    if publisher.settings.mode == "disabled":
+        return Outcome()
+    outcome = publisher.publish_checkpoints(baselines)
+    if outcome.error is None:
+        outcome += publisher.publish_models(models, baselines)
+    if outcome.error is None:
+        outcome += publisher.publish_leaderboard(leaderboard(publisher.ledger.scores(), baselines), baselines)
+    return outcome
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m recorder.refresh", description="Rebuild the views of a work_dir.")
+    parser.add_argument("--work-dir", type=Path, required=True)
+    parser.add_argument("--settings", type=Path, required=True)
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    answer: dict[str, Any]
+    try:
+        outcome = refresh(options.work_dir.absolute(), read_settings(options.settings))
+        code, answer = 0, asdict(outcome)
+    except Exception as error:
+        logger.exception("the views could not be rebuilt")
+        code, answer = 1, {"published": 0, "pending": 0, "error": f"{type(error).__name__}: {error}"}
+    print(json.dumps(answer), flush=True)
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
