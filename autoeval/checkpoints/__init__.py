@@ -1,1 +1,35 @@
+"""What is on disk: layouts, completeness, watching, pinning. Imports no torch."""
 
+from autoeval.checkpoints.checkpoint import Checkpoint
+from autoeval.checkpoints.dcp_metadata import (
+    DcpMetadata,
+    DcpMetadataError,
+    StoredItem,
+    TensorInfo,
+    read_dcp_metadata,
+)
+from autoeval.checkpoints.layout import Readiness, check, detect_format, fingerprint, iteration_of, read_tracker
+from autoeval.checkpoints.pin import CheckpointChanged, CheckpointVanished, pinned, sweep_pins, unchanged
+from autoeval.checkpoints.watch import ScanResult, Watcher
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointChanged",
+    "CheckpointVanished",
+    "DcpMetadata",
+    "DcpMetadataError",
+    "Readiness",
+    "ScanResult",
+    "StoredItem",
+    "TensorInfo",
+    "Watcher",
+    "check",
+    "detect_format",
+    "fingerprint",
+    "iteration_of",
+    "pinned",
+    "read_dcp_metadata",
+    "read_tracker",
+    "sweep_pins",
+    "unchanged",
+]

@@ -7,12 +7,12 @@ pickle names becomes an inert record that only remembers what it was given; noth
 
 from __future__ import annotations
 
-import io
-import pickle
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from autoeval.checkpoints.inert_pickle import Inert, load_inert
 
 
 class DcpMetadataError(ValueError):
@@ -74,7 +74,7 @@ def read_dcp_metadata(path: Path | str) -> DcpMetadata:
 def parse_dcp_metadata(content: bytes, *, name: str = ".metadata") -> DcpMetadata:
     """``read_dcp_metadata`` of bytes; ``name`` is for error messages."""
     try:
-        root = _InertUnpickler(io.BytesIO(content)).load()
+        root = load_inert(content)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DcpMetadataError(f"{name}: not a readable pickle ({type(error).__name__}: {error})") from error
     try:
@@ -90,71 +90,14 @@ def parse_dcp_metadata(content: bytes, *, name: str = ".metadata") -> DcpMetadat
     return DcpMetadata(tensors={key: value.info for key, value in chunks.items()}, items=items)
 
 
-class _Inert:
-    """Stands for an instance of any class: remembers the arguments and the state, does nothing."""
-
-    __slots__ = ("arguments", "entries", "state")
-    qualified_name = ""
-
-    def __new__(cls, *arguments: Any, **_keywords: Any) -> _Inert:
-        made = object.__new__(cls)
-        made.arguments = arguments
-        made.state = None
-        made.entries = []
-        return made
-
-    def __init__(self, *_arguments: Any, **_keywords: Any) -> None:
-        pass
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def __setitem__(self, key: Any, value: Any) -> None:
-        self.entries.append((key, value))
-
-    def append(self, value: Any) -> None:
-        self.entries.append(value)
-
-    def extend(self, values: Any) -> None:
-        self.entries.extend(values)
-
-    add = append
-
-
-class _InertUnpickler(pickle.Unpickler):
-    """Never imports: a name is ``tuple``, ``dict`` (for their well-known twins) or a fresh ``_Inert`` class."""
-
-    _plain: dict[tuple[str, str], type] = {  # noqa: RUF012 - a constant
-        ("torch", "Size"): tuple,
-        ("collections", "OrderedDict"): dict,
-    }
-
-    def __init__(self, stream: io.BytesIO):
-        super().__init__(stream)
-        # Made anew for each file, so that nothing a file does to a class outlives its reading.
-        self._classes: dict[tuple[str, str], type] = {}
-
-    def find_class(self, module: str, name: str) -> Any:
-        key = (module, name)
-        if key in self._plain:
-            return self._plain[key]
-        if key not in self._classes:
-            qualified = f"{module}.{name}"
-            self._classes[key] = type("Inert", (_Inert,), {"__slots__": (), "qualified_name": qualified})
-        return self._classes[key]
-
-    def persistent_load(self, _identifier: Any) -> Any:
-        raise pickle.UnpicklingError("persistent identifiers do not belong here")
-
-
 def _class_name(value: Any) -> str:
     """Last part of the class an inert instance stands for; Megatron's subclasses keep the name's ending."""
-    return value.qualified_name.rpartition(".")[2] if isinstance(value, _Inert) else type(value).__name__
+    return value.qualified_name.rpartition(".")[2] if isinstance(value, Inert) else type(value).__name__
 
 
 def _fields(value: Any, ending: str) -> dict[str, Any]:
     """The attributes of an inert dataclass instance whose class name ends in ``ending``."""
-    if not isinstance(value, _Inert) or not _class_name(value).endswith(ending):
+    if not isinstance(value, Inert) or not _class_name(value).endswith(ending):
         raise DcpMetadataError(f"found {_class_name(value)} where {ending} belongs")
     state = value.state
     if isinstance(state, tuple) and len(state) == 2 and isinstance(state[0] or state[1], dict):
@@ -199,7 +142,7 @@ class _Chunks:
 
 def _dtype(key: str, properties: Any) -> str:
     """``TensorProperties`` keeps its state as a tuple (dtype, layout, …), older ones as a dict."""
-    state = properties.state if isinstance(properties, _Inert) else None
+    state = properties.state if isinstance(properties, Inert) else None
     dtype = state.get("dtype") if isinstance(state, dict) else state[0] if isinstance(state, tuple) and state else None
     qualified = getattr(dtype, "qualified_name", "") if isinstance(dtype, type) else ""
     if not qualified.startswith("torch."):

@@ -1,0 +1,103 @@
+"""Keeps a checkpoint readable although the training run deletes it: hard links cost no space and outlive ``rmtree``."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from autoeval.checkpoints.checkpoint import Checkpoint
+from autoeval.checkpoints.layout import fingerprint, inspect, list_files
+
+logger = logging.getLogger(__name__)
+
+_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+
+
+class CheckpointVanished(Exception):
+    """The checkpoint, or a file of it, was deleted before it could be pinned."""
+
+
+class CheckpointChanged(Exception):
+    """The files are not those that were found complete: the iteration is being saved again."""
+
+
+@contextlib.contextmanager
+def pinned(checkpoint: Checkpoint, staging: Path) -> Iterator[Checkpoint]:
+    """Yield the same checkpoint under ``staging``, where retention can't reach it; remove the links afterwards.
+
+    Where hard links are impossible (another file system, not permitted) the original is yielded: then the reader can
+    still lose it. A save in place writes into the very same files: ask ``unchanged`` after reading. Raises
+    ``CheckpointVanished`` and ``CheckpointChanged``.
+    """
+    _verify(checkpoint)
+    name = re.sub(r"[^\w.-]", "_", checkpoint.model)
+    held = staging / f"{name}-iter_{checkpoint.iteration:07d}-{checkpoint.fingerprint[:8]}"
+    shutil.rmtree(held, ignore_errors=True)
+    try:
+        yielded = replace(checkpoint, path=held) if _link_all(checkpoint.path, held) else checkpoint
+        if not unchanged(yielded):  # what the links hold counts: the original may be gone by now
+            _verify(checkpoint)
+            raise CheckpointChanged(f"{checkpoint.path} changed while it was pinned")
+        yield yielded
+    finally:
+        shutil.rmtree(held, ignore_errors=True)
+
+
+def unchanged(checkpoint: Checkpoint) -> bool:
+    """Whether the files at ``checkpoint.path`` still are those of its fingerprint."""
+    try:
+        return fingerprint(checkpoint.path) == checkpoint.fingerprint
+    except OSError:
+        return False
+
+
+def sweep_pins(staging: Path) -> None:
+    """Remove what a killed process left in ``staging``. Links only: no checkpoint loses anything."""
+    if staging.is_dir():
+        for left in staging.iterdir():
+            if left.is_dir() and not left.is_symlink():
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _verify(checkpoint: Checkpoint) -> None:
+    try:
+        listing = list_files(checkpoint.path)
+        found = inspect(checkpoint.path, listing)
+    except OSError as error:
+        raise CheckpointVanished(f"{checkpoint.path}: {error.strerror}") from error
+    if found.fingerprint == checkpoint.fingerprint:
+        return
+    if found.format == "unknown" or "missing" in found.problem or "not there" in found.problem:
+        raise CheckpointVanished(f"{checkpoint.path} was deleted, or is being deleted: {found.problem}")
+    raise CheckpointChanged(f"{checkpoint.path} is no longer the save that was found complete: it was saved again")
+
+
+def _link_all(source: Path, target: Path) -> bool:
+    """Link every file of ``source`` under ``target``. False where the file system does not allow it."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    try:
+        for directory, _, files in os.walk(source, onerror=fail):
+            there = target / Path(directory).relative_to(source)
+            there.mkdir(parents=True, exist_ok=True)
+            for file in files:
+                # A link to a symbolic link would dangle when the latter's target goes: link the file itself.
+                os.link(os.path.realpath(Path(directory) / file), there / file)
+    except OSError as error:
+        if error.errno in _NO_LINKS:
+            shutil.rmtree(target, ignore_errors=True)
+            logger.warning("%s is read in place, hard links to it are impossible: %s", source, error.strerror)
+            return False
+        if error.errno == errno.ENOENT:
+            raise CheckpointVanished(f"{error.filename} was deleted before it could be pinned") from error
+        raise
+    return True
