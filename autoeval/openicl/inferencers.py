@@ -112,16 +112,18 @@ class LLInferencer:
 
     ``continuation``: a template, or one per label. The prompt's trailing spaces go to the continuation, and prompt and
     continuation are tokenized together. ``acc`` takes the largest log-likelihood, ``acc_norm`` the largest per byte of
-    the continuation (UTF-8, without the leading space).
+    the continuation (UTF-8, without the leading space). ``add_special_tokens``: whether the tokenizer may put its BOS
+    first, as in training (lm-evaluation-harness leaves it out unless asked with ``add_bos_token``).
     """
 
     ranks = True
 
-    def __init__(self, continuation: Any = " {choice}") -> None:
+    def __init__(self, continuation: Any = " {choice}", add_special_tokens: bool = True) -> None:
         self.continuation = PromptTemplate(continuation)
+        self.add_special_tokens = add_special_tokens
 
     def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Prediction]:
-        encode = _Encoder(model)
+        encode = _Encoder(model, self.add_special_tokens)
         prepared = [self._prepare(model, sample, prompting, encode) for sample in samples]
         results = iter(model.loglikelihoods([request for item in prepared for request in item.requests]))
         predictions = []
@@ -245,13 +247,15 @@ class _Ranked:
 
 
 class _Encoder:
-    """Text to token ids with the special tokens that the tokenizer adds itself; each text once."""
+    """Text to token ids with the special tokens that the tokenizer adds itself (or not); each text once."""
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, special: bool = True) -> None:
         self._tokenizer = model.tokenizer
+        self._special = special
         self._known: dict[tuple[str, bool], tuple[int, ...]] = {}
 
-    def __call__(self, text: str, special: bool = True) -> tuple[int, ...]:
+    def __call__(self, text: str, special: bool | None = None) -> tuple[int, ...]:
+        special = self._special if special is None else special
         key = (text, special)
         if key not in self._known:
             # verbose: texts longer than the window are our business, not worth a warning each

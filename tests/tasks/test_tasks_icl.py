@@ -32,6 +32,9 @@ ROWS: list[dict[str, Any]] = [
 ]
 
 
+CONTEXT = "Q: What is the sky? A:"
+
+
 def write_task(directory: Path, rows: list[dict[str, Any]] | None = None, **changes: Any) -> Path:
     """A configuration and its data, in ``directory``; ``changes`` replace keys of the dataset."""
     directory.mkdir(parents=True, exist_ok=True)
@@ -129,6 +132,15 @@ def test_log_likelihood_ranking_with_and_without_normalisation(model: HuggingFac
     by_name = {score.metric: score.value for score in outcome.scores}
     assert by_name == {"acc": pytest.approx(sum(plain) / 3), "acc_norm": pytest.approx(sum(normalized) / 3)}
     assert [item.value for item in outcome.items if item.metric == "acc_norm"] == normalized
+
+
+def test_log_likelihoods_without_the_tokenizers_own_bos(model: HuggingFaceModel, tmp_path: Path) -> None:
+    cfg = infer("Q: {q} A:", {"type": "LLInferencer", "add_special_tokens": False})
+    record = run_icl_task(load(write_task(tmp_path, infer_cfg=cfg)), model).predictions["0"]
+    head, ids = (model.tokenizer(text, add_special_tokens=False)["input_ids"] for text in (CONTEXT, CONTEXT + " blue"))
+    table = log_softmax(model, ids)
+    expected = float(sum(table[place - 1, ids[place]] for place in range(len(head), len(ids))))
+    assert record["label: 0"]["loglikelihood"] == pytest.approx(expected, abs=1e-4)
 
 
 def test_generation_is_scored_against_the_references(model: HuggingFaceModel, tmp_path: Path) -> None:
