@@ -73,21 +73,22 @@ def leaderboard(
 ) -> list[LeaderboardRow]:
     """Rows in the order of their score, best first, those without a score last.
 
-    ``which`` says what stands for a model: the ``latest`` iteration, the ``best`` one, or ``all``. Only iterations that
-    have every task of their model count, unless there is none: half an evaluation is not compared with a whole one.
+    ``which`` says what stands for a model: the ``latest`` iteration, the ``best`` one, or ``all``. What is shared is
+    decided by iterations that have every task of their model; an iteration that lacks a shared task is left out, for
+    half an evaluation is not compared with a whole one.
     """
     main = set(main_metrics(scores, baselines).values())
     chance = {metric_key(row): row.chance for row in scores if row.chance is not None and row.chance < 1.0}
-    candidates = _complete(_rows_of_scores(scores), main)
-    if which == "latest":
-        candidates = [rows[-1:] for rows in candidates]
-    rows = [row for of_model in candidates for row in of_model]
-    rows += [
+    models = _rows_of_scores(scores)
+    published = [
         LeaderboardRow(b.name, None, b.tokens, None, None, None, dict(b.values), dict(b.stderrs), is_baseline=True)
         for b in baselines
     ]
-    shared = _shared(rows, main)
-    rows = [_scored(row, shared, chance) for row in rows]
+    shared = _shared([*(_most_complete(rows, main)[-1] for rows in models), *published], main)
+    eligible = [[row for row in rows if set(shared) <= row.metrics.keys()] or rows for rows in models]
+    if which == "latest":
+        eligible = [rows[-1:] for rows in eligible]
+    rows = [_scored(row, shared, chance) for row in [*(row for of_model in eligible for row in of_model), *published]]
     if which == "best":
         rows = _best_of_each(rows)
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0.0), row.model, row.iteration or 0))
@@ -110,12 +111,9 @@ def _rows_of_scores(scores: Iterable[ScoreRow]) -> list[list[LeaderboardRow]]:
     return [[rows[iteration] for iteration in sorted(rows)] for _, rows in sorted(models.items())]
 
 
-def _complete(models: Iterable[list[LeaderboardRow]], main: set[str]) -> list[list[LeaderboardRow]]:
-    chosen = []
-    for rows in models:
-        most = max(len(main & row.metrics.keys()) for row in rows)
-        chosen.append([row for row in rows if len(main & row.metrics.keys()) == most])
-    return chosen
+def _most_complete(rows: Sequence[LeaderboardRow], main: set[str]) -> list[LeaderboardRow]:
+    most = max(len(main & row.metrics.keys()) for row in rows)
+    return [row for row in rows if len(main & row.metrics.keys()) == most]
 
 
 def _shared(rows: Sequence[LeaderboardRow], main: set[str]) -> tuple[str, ...]:

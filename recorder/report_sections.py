@@ -146,7 +146,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], columns: Sequence[str], so
     if not rows:
         return '<p class="quiet">No score yet.</p>'
     widest = max([(row.score or 0.0) + Z95 * (row.stderr or 0.0) for row in rows] + [1e-9])
-    heads = ["rank", "model", "iteration", "tokens (B)", "score ± 95 %", "", *columns]
+    heads = ["rank", "model", "score ± 95 %", "", "iteration", "tokens (B)", *columns]
     head = "".join(f"<th scope=col{' class=t' if text == 'model' else ''}>{escape(text)}</th>" for text in heads)
     return (
         '<div class="card scroll" tabindex=0 role=region aria-label="Leaderboard"><table class="sortable"><thead><tr>'
@@ -161,10 +161,10 @@ def _leaderboard_row(row: LeaderboardRow, columns: Sequence[str], sources: dict[
     title = f' title="{escape(sources[row.model])}"' if row.is_baseline and sources.get(row.model) else ""
     name = f'<th scope=row class=name data-v="{escape(row.model)}"{title}>{escape(row.model)}{tag}</th>'
     cells.append(name)
-    cells.append(_cell(row.iteration, "–" if row.iteration is None else f"{row.iteration:,}"))
-    cells.append(_cell(row.tokens, "–" if row.tokens is None else f"{row.tokens:,.4g}"))
     cells.append(_value_cell(row.score, row.stderr))
     cells.append(f'<td class=t data-v="{"" if row.score is None else row.score}">{_meter(row, widest)}</td>')
+    cells.append(_cell(row.iteration, "–" if row.iteration is None else f"{row.iteration:,}"))
+    cells.append(_cell(row.tokens, "–" if row.tokens is None else f"{row.tokens:,.4g}"))
     cells += [_value_cell(row.metrics.get(key), row.stderrs.get(key)) for key in columns]
     return f'<tr class="{"baseline" if row.is_baseline else "own"}">{"".join(cells)}</tr>'
 

@@ -38,22 +38,28 @@
     });
   }
 
-  function levels(chart) {
+  function levels(chart, span) {
     const lines = chart.baselines.map((b) => ({ value: b.value, text: plain(b.name), dash: "dash", tint: colour("--dash") }));
     if (chart.chance !== null) lines.push({ value: chart.chance, text: "chance", dash: "dot", tint: colour("--quiet") });
     lines.sort((a, b) => a.value - b.value);
-    return lines.map((line, index) => ({
-      type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: line.value, y1: line.value, layer: "below",
-      line: { color: line.tint, width: 1.4, dash: line.dash },
-      label: { text: line.text, textposition: index % 2 ? "start" : "end", yanchor: "bottom", padding: 1,
-        font: { size: 11, color: colour("--quiet") } },
-    }));
+    let left = false, previous = -Infinity;
+    return lines.map((line) => {
+      left = line.value - previous < span * 0.09 && !left;  // two labels one above the other would not be readable
+      previous = line.value;
+      return {
+        type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: line.value, y1: line.value, layer: "below",
+        line: { color: line.tint, width: 1.4, dash: line.dash },
+        label: { text: line.text, textposition: left ? "start" : "end", yanchor: "bottom", padding: 1,
+          font: { size: 11, color: colour("--quiet") } },
+      };
+    });
   }
 
   function layout(chart) {
-    const shapes = levels(chart);
-    const all = chart.series.flatMap((s) => s.value.concat(s.low, s.high)).concat(shapes.map((s) => s.y0)).filter((v) => v !== null);
-    const low = Math.min(...all), high = Math.max(...all), room = (high - low || Math.abs(high) || 1) * 0.09;
+    const all = chart.series.flatMap((s) => s.value.concat(s.low, s.high))
+      .concat(chart.baselines.map((b) => b.value), chart.chance).filter((v) => v !== null);
+    const low = Math.min(...all), high = Math.max(...all), span = high - low || Math.abs(high) || 1, room = span * 0.09;
+    const shapes = levels(chart, span);
     const axis = { gridcolor: colour("--grid"), linecolor: colour("--line"), zeroline: false, automargin: true, tickfont: { size: 11 } };
     return {
       margin: { l: 44, r: 14, t: 12, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
@@ -61,7 +67,7 @@
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
       xaxis: { ...axis, nticks: 6, title: { text: state.x === "tokens" ? "tokens (billions)" : "iteration", font: { size: 11 }, standoff: 6 } },
       yaxis: { ...axis, range: [low - room, high + room], nticks: 6 },
-      showlegend: many, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, shapes, dragmode: false,
+      showlegend: many && (chart.wide || !report.charts.some((one) => one.wide)), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, shapes, dragmode: false,
     };
   }
 
