@@ -106,7 +106,8 @@ def publish(publisher: Publisher, models: Sequence[PublishedModel], baselines: S
     if outcome.error is None:
         outcome += publisher.publish_models(models, baselines)
     if outcome.error is None:
-        outcome += publisher.publish_leaderboard(leaderboard(publisher.ledger.scores(), baselines), baselines)
+        scores = publisher.ledger.scores()
+        outcome += publisher.publish_leaderboard(leaderboard(scores, baselines), scores, baselines)
     return outcome
 
 

@@ -59,7 +59,8 @@ def read_chunks(path: Path | str) -> Iterator[bytes]:
         return
     if len(content) < _FILE_HEADER.size or not content.startswith(b":W&B"):
         raise WandbFileError(f"{path}: is not a .wandb file: it doesn't begin with ':W&B'")
-    position, parts = _FILE_HEADER.size, []
+    position = _FILE_HEADER.size
+    parts: list[bytes] = []
     while True:
         left = BLOCK_BYTES - position % BLOCK_BYTES
         if left < _CHUNK_HEADER.size:
@@ -90,9 +91,11 @@ def read_wandb_file(path: Path | str) -> WandbRun:
     from google.protobuf.message import DecodeError
     from wandb.proto import wandb_internal_pb2
 
+    new_record: Any = wandb_internal_pb2.Record  # type: ignore[attr-defined]  # made when it is imported
+
     run = WandbRun(Path(path))
     for content in read_chunks(path):
-        record = wandb_internal_pb2.Record()
+        record = new_record()
         try:
             record.ParseFromString(content)
         except DecodeError as error:

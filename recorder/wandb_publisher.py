@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -41,7 +42,8 @@ logger = logging.getLogger(__name__)
 
 SINK = "wandb"
 INIT_SECONDS = 30.0
-READ_BACK_SECONDS = (0.0, 1.0, 2.0, 4.0)  # a row needs a moment until the server shows it
+SERVER_SHOWS_AFTER = (0.0, 1.0, 2.0, 4.0)  # seconds before each look; a row needs a moment to show up
+FILE_HOLDS_AFTER = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # finish() returns before the file is written out
 
 Mode = Literal["offline", "online", "disabled"]
 
@@ -89,25 +91,29 @@ class Publisher:
         total = Outcome()
         for row in rows:
             result = self._attempt(
-                f"{row.model} iteration {row.iteration}", lambda r=row: self._send(r, scores, baselines)
+                f"{row.model} iteration {row.iteration}", partial(self._send, row, scores, baselines)
             )
             total += result
             if result.error:
                 return total + Outcome(pending=len(rows) - total.published - total.pending)
         return total
 
-    def publish_models(self, models: Sequence[PublishedModel], baselines: Sequence[Baseline] = ()) -> Outcome:
-        """Send each baseline as a run of its own; again only when its content is another than last time."""
+    def publish_models(
+        self, models: Sequence[PublishedModel], baselines: Sequence[Baseline] = (), *, summary_only: bool = False
+    ) -> Outcome:
+        """Send each baseline as a run of its own; again only when its content is another than last time.
+
+        ``summary_only`` writes the runs' summaries and no history row.
+        """
         scores = self.ledger.scores()
         total = Outcome()
         for model in models:
             rows = rows_of_published(model, scores, baselines)
-            total += self._once(
-                f"baseline {model.name}",
-                run_id(self.settings.project, model.name, "baseline"),
-                [rows, model.source],
-                lambda m=model, r=rows: self._send_model(m, r),
-            )
+            what, identity = f"baseline {model.name}", run_id(self.settings.project, model.name, "baseline")
+            if summary_only:
+                total += self._attempt(what, partial(self._send_model, model, rows, summary_only=True))
+            else:
+                total += self._once(what, identity, [rows, model.source], partial(self._send_model, model, rows))
         return total
 
     def update_summaries(self, baselines: Sequence[Baseline] = ()) -> Outcome:
@@ -117,22 +123,26 @@ class Publisher:
         for model in sorted({score.model for score in scores}):
             identity = run_id(self.settings.project, model)
             summary = summary_of(model, scores, baselines, {s.iteration for s in scores if s.model == model})
-            total += self._attempt(f"summary of {model}", lambda m=model, i=identity, s=summary: self._run(i, m, [], s))
+            total += self._attempt(f"summary of {model}", partial(self._run, identity, model, [], summary))
         return total
 
     def publish_leaderboard(
-        self, rows: Sequence[LeaderboardRow], baselines: Sequence[Baseline] = (), metrics: Sequence[str] | None = None
+        self,
+        rows: Sequence[LeaderboardRow],
+        scores: Sequence[ScoreRow],
+        baselines: Sequence[Baseline] = (),
+        metrics: Sequence[str] | None = None,
     ) -> Outcome:
         """Send the leaderboard's run (table, bar chart, figure, table artifact) when it is another than last time."""
         if not rows:
             return Outcome()
         table = leaderboard_table(rows, metrics)
-        points = curves(self.ledger.scores(), baselines)
+        points = curves(scores, baselines)
         return self._once(
             "leaderboard",
             leaderboard_run_id(self.settings.project),
             [table, points],
-            lambda: self._send_leaderboard(table, rows, points),
+            partial(self._send_leaderboard, table, rows, points),
         )
 
     # Sending
@@ -172,10 +182,10 @@ class Publisher:
         self.ledger.outbox_done(SINK, row.outbox_ids)
         self.ledger.remember(self._doubt(identity), "")
 
-    def _send_model(self, model: PublishedModel, rows: Sequence[Values]) -> None:
+    def _send_model(self, model: PublishedModel, rows: Sequence[Values], *, summary_only: bool = False) -> None:
         identity = run_id(self.settings.project, model.name, "baseline")
-        known = self._known(identity)  # always: a baseline is sent rarely, and its ledger may be a new one
-        missing = [lacking for row in rows if (lacking := _missing(known, row))]
+        known = {} if summary_only else self._known(identity)  # always: it is sent rarely, the ledger may be a new one
+        missing = [] if summary_only else [lacking for row in rows if (lacking := _missing(known, row))]
         config = {"source": model.source, "token_num": model.rows[-1].tokens}
         self._run(identity, model.name, missing, rows[-1], tags=(*TAGS, "baseline"), config=config)
 
@@ -208,14 +218,15 @@ class Publisher:
 
         from recorder.wandb_figures import score_figure
 
-        columns, cells = table
+        cells = table[1]
+        columns: list[str | int] = [*table[0]]
         identity = leaderboard_run_id(self.settings.project)
         with self._open(identity, "leaderboard", "leaderboard", ("leaderboard",), {}) as run:
             board = wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
             bars = wandb.Table(
                 columns=["model", "score"], data=[[row.model, row.score] for row in rows if row.score is not None]
             )
-            media = {"leaderboard": board, "curves": wandb.Plotly(score_figure(rows, points))}
+            media: dict[str, Any] = {"leaderboard": board, "curves": wandb.Plotly(score_figure(rows, points))}
             if bars.data:
                 media["scores"] = wandb.plot.bar(bars, "model", "score", title="Score")
             run.log(media)
@@ -307,17 +318,16 @@ class Publisher:
         """Raises ``NotConfirmed`` unless what was sent can be read back from the server, or offline from its file."""
         if not rows:
             return
-        if self.settings.mode != "online":
-            known = _by_metric(read_wandb_file(file).history for file in directory.glob("*.wandb"))
-            if all(_holds(known, row) for row in rows):
-                return
-            raise NotConfirmed(f"run {identity}: the rows are not in {directory}")
-        for wait in READ_BACK_SECONDS:
+        online = self.settings.mode == "online"
+        for wait in SERVER_SHOWS_AFTER if online else FILE_HOLDS_AFTER:
             time.sleep(wait)
-            known = self._known(identity)
+            if online:
+                known = self._known(identity)
+            else:
+                known = _by_metric(read_wandb_file(file).history for file in directory.glob("*.wandb"))
             if all(_holds(known, row) for row in rows):
                 return
-        raise NotConfirmed(f"run {identity}: the rows that were sent cannot be read back from the server")
+        raise NotConfirmed(f"run {identity}: the rows cannot be read back from {'the server' if online else directory}")
 
 
 def _by_metric(histories: Iterable[Iterable[Mapping[str, Any]]]) -> dict[tuple[int, str], float]:
