@@ -1,0 +1,47 @@
+"""What both layouts look like to the mapping: the saved arguments, and tensors under one set of names."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from autoeval.convert.errors import ConversionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class Source(Protocol):
+    """A Megatron checkpoint's model. ``tensor`` gives the whole tensor, merged over all parallel ranks."""
+
+    path: Path
+    args: argparse.Namespace
+
+    def names(self) -> frozenset[str]:
+        """Canonical names (autoeval.convert.names) of all weights; layer numbers are global."""
+        ...
+
+    def tensor(self, name: str) -> Tensor:
+        """Read one weight; raises ``ConversionError`` when it is absent or damaged."""
+        ...
+
+
+def open_source(path: Path) -> Source:
+    """Open one iteration's directory, deciding its layout as Megatron itself does (``_get_checkpoint_format``)."""
+    if not path.is_dir():
+        raise ConversionError(f"{path}: no such directory")
+    if (path / "metadata.json").is_file():
+        from autoeval.convert.torch_dist import TorchDistSource
+
+        return TorchDistSource(path)
+    if any(path.glob("mp_rank_*")):
+        from autoeval.convert.legacy import LegacySource
+
+        return LegacySource(path)
+    if (path / ".metadata").is_file():
+        raise ConversionError(
+            f"{path}: looks like the torch_dcp or fsdp_dtensor format (.metadata without metadata.json), which is not "
+            "supported, or like a save that has not finished; train with --ckpt-format torch_dist"
+        )
+    raise ConversionError(f"{path}: no Megatron checkpoint (expected metadata.json or mp_rank_* directories)")
