@@ -26,6 +26,9 @@ class Inert:
     """Stands for an instance of any class: remembers the arguments and the state, does nothing."""
 
     __slots__ = ("arguments", "entries", "state")
+    arguments: tuple[Any, ...]
+    entries: list[Any]
+    state: Any
     qualified_name = ""
 
     def __new__(cls, *arguments: Any, **_keywords: Any) -> Inert:

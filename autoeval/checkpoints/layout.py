@@ -1,8 +1,9 @@
 """What a save directory looks like, and whether a checkpoint in it is whole.
 
 Layouts and write order: Megatron-LM's ``checkpointing.py`` and megatron-core's ``dist_checkpointing`` as observed on
-real runs. The tracker is written last in every layout, so "the tracker is newer than the files" proves a save was finished;
-it also tells a finished save from one that is being written again in place, during which all old marks look valid.
+real runs. The tracker is written last in every layout, so "the tracker is newer than the files" proves that a save was
+finished; it also tells a finished save from one that is being written again in place, during which all old marks look
+valid.
 """
 
 from __future__ import annotations

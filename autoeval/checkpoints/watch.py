@@ -138,12 +138,12 @@ class Watcher:
         """End all threads; a ``wait`` in another thread returns False."""
         self._stopped = True
         self._changed.set()
-        if self._scheduler is not None:
-            self._scheduler.shutdown(wait=False)
-            self._scheduler = None
-        if self._events is not None:
-            self._events.stop()
-            self._events = None
+        scheduler, self._scheduler = self._scheduler, None
+        events, self._events = self._events, None
+        if scheduler is not None:
+            scheduler.shutdown(wait=False)
+        if events is not None:
+            events.stop()
 
     def wait(self, timeout: float | None = None) -> bool:
         """True when something may have changed, so that a scan is due; False after ``timeout`` seconds or ``stop``."""
@@ -227,6 +227,8 @@ class _Events:
         try:
             from watchdog.observers import Observer
 
+            # It tells every event at DEBUG, and calls it an error when a watched directory goes away.
+            logging.getLogger("watchdog").setLevel(logging.CRITICAL)
             self._observer = Observer()
             self._observer.daemon = True
             self._observer.start()

@@ -1,0 +1,158 @@
+"""A checkpoint is noticed within two seconds of its last write, wherever the directory comes from."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from autoeval.checkpoints import Checkpoint, Watcher
+
+TRACKER = "latest_checkpointed_iteration.txt"
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    import torch
+    import torch.distributed.checkpoint as dcp
+
+    directory = tmp_path_factory.mktemp("source") / "iter_0000002"
+    dcp.save({"decoder.weight": torch.zeros(4)}, storage_writer=dcp.FileSystemWriter(directory), no_dist=True)
+    return directory
+
+
+def save(source: Path, root: Path, iteration: int) -> float:
+    """Write a checkpoint as Megatron does; returns the moment of the last write."""
+    directory = root / f"iter_{iteration:07d}"
+    directory.mkdir(parents=True)
+    for name in ("__0_0.distcp", ".metadata"):
+        shutil.copyfile(source / name, directory / name)
+    (directory / "metadata.json").write_text('{"sharded_backend": "torch_dist"}')
+    (root / TRACKER).write_text(str(iteration))
+    return time.monotonic()
+
+
+@pytest.fixture
+def watch() -> Iterator[Callable[..., Watcher]]:
+    started: list[Watcher] = []
+
+    def make(root: Path, seconds: float = 3600.0) -> Watcher:
+        watcher = Watcher(
+            root, "gpt", token_per_iteration=None, begin=2, end=None, interval=2, check_interval_seconds=seconds
+        )
+        watcher.start()
+        started.append(watcher)
+        watcher.wait(5.0)
+        watcher.scan()
+        return watcher
+
+    yield make
+    for watcher in started:
+        watcher.stop()
+
+
+def next_complete(watcher: Watcher, iteration: int, seconds: float = 20.0) -> tuple[Checkpoint, float]:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if watcher.wait(0.5):
+            for checkpoint in watcher.scan().complete:
+                if checkpoint.iteration == iteration:
+                    return checkpoint, time.monotonic()
+    raise AssertionError(f"iteration {iteration} was not noticed in {seconds} s")
+
+
+def later(action: Callable[[], float]) -> list[float]:
+    moments: list[float] = []
+    threading.Thread(target=lambda: moments.append(action())).start()
+    return moments
+
+
+def test_a_missing_directory_is_waited_for(source: Path, tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+    root = tmp_path / "runs" / "gpt" / "checkpoints"
+    watcher = watch(root)
+    moments = later(lambda: save(source, root, 2))
+    checkpoint, noticed = next_complete(watcher, 2)
+    assert checkpoint.path == root / "iter_0000002"
+    assert noticed - moments[0] < 2.0
+
+
+def test_the_directory_may_be_deleted_and_made_anew(
+    source: Path, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    watcher = watch(root)
+    save(source, root, 2)
+    next_complete(watcher, 2)
+    shutil.rmtree(root)
+    while watcher.scan().complete or watcher.wait(0.5):
+        pass
+    moments = later(lambda: save(source, root, 4))
+    _, noticed = next_complete(watcher, 4)
+    assert noticed - moments[0] < 2.0
+
+
+def test_the_finishing_write_in_the_iteration_directory_is_noticed(
+    source: Path, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    """The tracker may be there before: then the rename of metadata.json inside is the last event."""
+    save(source, tmp_path, 2)
+    mark = tmp_path / "iter_0000002" / ".metadata"
+    mark.rename(tmp_path / "kept")
+    (tmp_path / TRACKER).write_text("2")
+    watcher = watch(tmp_path)
+    (tmp_path / "kept").rename(mark)
+    moment = time.monotonic()
+    _, noticed = next_complete(watcher, 2)
+    assert noticed - moment < 2.0
+
+
+@pytest.mark.parametrize("call", ["start", "schedule"])
+def test_without_events_the_interval_finds_it(
+    source: Path,
+    tmp_path: Path,
+    watch: Callable[..., Watcher],
+    call: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    from watchdog.observers import Observer
+
+    def refuse(*_arguments: object, **_keywords: object) -> None:
+        raise OSError(errno.ENOSPC, "inotify watch limit reached")
+
+    monkeypatch.setattr(Observer, call, refuse)
+    with caplog.at_level(logging.WARNING):
+        watcher = watch(tmp_path, 0.5)
+    assert "inotify watch limit reached" in caplog.text
+    moments = later(lambda: save(source, tmp_path, 2))
+    _, noticed = next_complete(watcher, 2)
+    assert noticed - moments[0] < 2.0
+
+
+def test_an_idle_watcher_wakes_nobody_and_uses_no_processor_time(
+    source: Path, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    save(source, tmp_path, 2)
+    watcher = watch(tmp_path)
+    while watcher.wait(1.0):
+        watcher.scan()  # looking must not wake itself
+    used = time.process_time()
+    assert not watcher.wait(3.0)
+    assert time.process_time() - used < 0.1
+
+
+def test_stop_ends_a_wait(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
+    watcher = watch(tmp_path)
+    while watcher.wait(0.3):
+        watcher.scan()
+    threading.Timer(0.3, watcher.stop).start()
+    started = time.monotonic()
+    assert not watcher.wait(None)
+    assert time.monotonic() - started < 3.0
