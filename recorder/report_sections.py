@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -94,6 +95,11 @@ def _newest(newest: int | None, verdict: Verdict | None) -> str:
     )
 
 
+def breakable(text: str) -> str:
+    """Escaped, and a browser may begin a new line after each ``_``, ``.`` and ``-``."""
+    return re.sub(r"([_.-])(?=\w)", r"\1<wbr>", escape(text, quote=False))
+
+
 def points(difference: Difference) -> str:
     """``+3.2 points (95 %: +1.1 to +5.3)``: percentage points of a score in [0, 1]."""
     return f"{difference.value * 100:+.1f} points (95 %: {difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
@@ -125,7 +131,7 @@ def _by_task(verdict: Verdict) -> str:
         word = difference.verdict
         changed = f"{difference.gained} up, {difference.lost} down of {difference.n}" if task.paired else "not paired"
         rows.append(
-            f"<tr><th scope=row class=name>{escape(task.metric)}</th><td>{task.old:.3f}</td><td>{task.new:.3f}</td>"
+            f"<tr><th scope=row class=name>{breakable(task.metric)}</th><td>{task.old:.3f}</td><td>{task.new:.3f}</td>"
             f"<td>{difference.value * 100:+.1f} <span class=pm>({difference.low * 100:+.1f} to "
             f"{difference.high * 100:+.1f})</span></td><td>{changed}</td>"
             f'<td class="t {WORD_CLASS[word]}">{word}</td></tr>'
@@ -147,7 +153,7 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], columns: Sequence[str], so
         return '<p class="quiet">No score yet.</p>'
     widest = max([(row.score or 0.0) + Z95 * (row.stderr or 0.0) for row in rows] + [1e-9])
     heads = ["rank", "model", "score ± 95 %", "", "iteration", "tokens (B)", *columns]
-    head = "".join(f"<th scope=col{' class=t' if text == 'model' else ''}>{escape(text)}</th>" for text in heads)
+    head = "".join(f"<th scope=col{' class=t' if text == 'model' else ''}>{breakable(text)}</th>" for text in heads)
     return (
         '<div class="card scroll" tabindex=0 role=region aria-label="Leaderboard"><table class="sortable"><thead><tr>'
         f"{head}</tr></thead><tbody>{''.join(_leaderboard_row(row, columns, sources, widest) for row in rows)}"
@@ -159,7 +165,7 @@ def _leaderboard_row(row: LeaderboardRow, columns: Sequence[str], sources: dict[
     cells = [_cell(row.rank, "–" if row.rank is None else str(row.rank))]
     tag = ' <span class="tag">baseline</span>' if row.is_baseline else ""
     title = f' title="{escape(sources[row.model])}"' if row.is_baseline and sources.get(row.model) else ""
-    name = f'<th scope=row class=name data-v="{escape(row.model)}"{title}>{escape(row.model)}{tag}</th>'
+    name = f'<th scope=row class=name data-v="{escape(row.model)}"{title}>{breakable(row.model)}{tag}</th>'
     cells.append(name)
     cells.append(_value_cell(row.score, row.stderr))
     cells.append(f'<td class=t data-v="{"" if row.score is None else row.score}">{_meter(row, widest)}</td>')
@@ -204,11 +210,11 @@ def states_table(checkpoints: Sequence[CheckpointRow], tasks: Sequence[TaskRow],
     names = sorted({name for of_checkpoint in runs.values() for name in of_checkpoint})
     several = len({row.model for row in saves}) > 1
     heads = [*(["model"] if several else []), "iteration", "state", *names, "last error"]
-    head = "".join(f"<th scope=col class=t>{escape(text)}</th>" for text in heads)
+    head = "".join(f"<th scope=col class=t>{breakable(text)}</th>" for text in heads)
     body = []
     for save in sorted(saves, key=lambda row: (row.model, -row.iteration)):
         mine = runs[save.model, save.iteration]
-        cells = [f"<th scope=row class=name>{escape(save.model)}</th>"] if several else []
+        cells = [f"<th scope=row class=name>{breakable(save.model)}</th>"] if several else []
         cells.append(f"<th scope=row class=t>{save.iteration:,}</th>")
         cells.append(f'<td class="t s-{escape(save.state)}">{escape(save.state)}</td>')
         cells += [_task_cell(mine.get(name), report) for name in names]

@@ -123,8 +123,10 @@
 
   document.querySelectorAll("table.sortable").forEach((table) => {
     table.querySelectorAll("thead th").forEach((head, column) => {
-      const button = element("button", "", head.textContent);
+      if (!head.textContent) return;
+      const button = element("button");
       button.type = "button";
+      button.append(...head.childNodes);
       head.replaceChildren(button);
       button.addEventListener("click", () => {
         const down = head.getAttribute("aria-sort") !== "descending";

@@ -46,7 +46,7 @@ def fill(ledger: Ledger, levels: tuple[float, ...], *, model: str = "demo-gpt", 
 def text_of(page: str, section: str) -> str:
     found = re.search(rf'<section id="{section}".*?</section>', page, re.S)
     assert found
-    return " ".join(unescape(re.sub(r"<[^>]+>", " ", found[0])).split())
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", found[0].replace("<wbr>", ""))).split())
 
 
 def data_of(page: str) -> dict:
