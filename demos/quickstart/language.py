@@ -42,6 +42,7 @@ JOBS = ("baker", "doctor", "painter", "sailor", "teacher", "farmer", "tailor", "
 MUSIC = ("violin", "piano", "trumpet", "drum", "harp", "flute", "guitar", "organ")
 DRINKS = ("tea", "coffee", "milk", "cocoa", "juice", "water", "lemonade", "cider")
 WORDS = ("apple", "stone", "river", "candle", "bridge", "feather", "button", "window", "garden", "lantern")
+BRACKETS = (("(", ")"), ("[", "]"))
 
 # relation -> (the values it can take, its wordings; in every wording the value comes last, so that it can be ranked)
 RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -151,14 +152,17 @@ def split_patterns(seed: int = SEED) -> tuple[tuple[PatternQuestion, ...], tuple
 
 
 def bracket_line(rng: random.Random) -> str:
-    """``Input: ( ( ) ) ( )``: brackets that are all closed, half of the lines short."""
+    """``Input: ( [ ] ) ( )``: brackets of two kinds that are all closed, half of the lines short."""
     shortest = rng.randint(3, 50) if rng.random() < 0.5 else rng.randint(1, 12)
     written: list[str] = []
-    depth = 0
-    while depth or len(written) < shortest:
-        opens = depth == 0 or (len(written) + depth < 100 and rng.random() < 0.47)
-        written.append("(" if opens else ")")
-        depth += 1 if opens else -1
+    open_brackets: list[str] = []
+    while open_brackets or len(written) < shortest:
+        if not open_brackets or (len(written) + len(open_brackets) < 100 and rng.random() < 0.47):
+            left, right = rng.choice(BRACKETS)
+            written.append(left)
+            open_brackets.append(right)
+        else:
+            written.append(open_brackets.pop())
     return f"Input: {' '.join(written)}"
 
 
@@ -173,9 +177,9 @@ def documents(count: int, seed: int = SEED) -> Iterator[str]:
     kinds = sorted(by_kind)
     for _ in range(count):
         draw = rng.random()
-        if draw < 0.5:
+        if draw < 0.30:
             yield "\n".join(_told(rng, rng.choice(truths)) for _ in range(10)) + "\n"
-        elif draw < 0.88:
+        elif draw < 0.75:
             chosen = [rng.choice(by_kind[rng.choice(kinds)]) for _ in range(8)]
             yield "\n".join(f"{pattern.prompt} {pattern.answer}" for pattern in chosen) + "\n"
         else:

@@ -73,11 +73,13 @@ def test_brackets_are_closed() -> None:
     lines = [line for text in language.documents(500) for line in text.splitlines() if line.startswith("Input:")]
     assert len(lines) > 50
     for line in lines:
-        depth = 0
+        expected: list[str] = []
         for symbol in line.removeprefix("Input: ").split():
-            depth += {"(": 1, ")": -1}[symbol]
-            assert depth >= 0
-        assert depth == 0
+            if symbol in "([":
+                expected.append({"(": ")", "[": "]"}[symbol])
+            else:
+                assert expected.pop() == symbol
+        assert not expected
         assert len(line.split()) <= 110
 
 
