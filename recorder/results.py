@@ -77,7 +77,7 @@ def read_result(path: Path | str) -> TaskResult:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ResultFileError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise ResultFileError(f"{path}: expected a result file with \"format\": \"{FORMAT}\"")
+        raise ResultFileError(f'{path}: expected a result file with "format": "{FORMAT}"')
     return _parse(path, content)
 
 
