@@ -240,7 +240,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=SEED)
     arguments = parser.parse_args(argv)
     write_language(arguments.output, count=arguments.documents, seed=arguments.seed)
-    print(f"language written to {arguments.output}")
+    print(f"corpus, tokenizer and questions written to {arguments.output}")
     return 0
 
 

@@ -58,16 +58,22 @@ say "the evaluator begins to watch $run/checkpoints (log: $run/evaluator.log)"
 "$python" "$repository/evaluator.py" --config "$work_dir/evaluator.yaml" --begin-iteration "$interval" \
   --end-iteration "$iterations" --iteration-interval "$interval" --check-interval 0.1 >"$run/evaluator.log" 2>&1 &
 daemon=$!
-tail -n +1 -f "$run/evaluator.log" 2>/dev/null | sed -u 's/^/  evaluator | /' &
-progress=$!
+tail -n +1 -f "$run/evaluator.log" > >(sed -u 's/^/  evaluator | /') 2>/dev/null &
+progress=$!  # of tail; sed ends with it
 
 say "training for $iterations iterations, a checkpoint every $interval (log: $run/train.log)"
 "$python" "$demo/train.py" --language "$run/language" --save "$run/checkpoints" --log "$run/train.log" \
   --iterations "$iterations" --save-interval "$interval" --threads 1 > >(sed -u 's/^/  training  | /') 2>&1 &
 training=$!
-# Whichever ends first: a daemon that dies early (a wrong setting) should not leave the training running unwatched.
+# A daemon that dies early (a wrong setting) should not leave the training running unwatched.
 while kill -0 "$training" 2>/dev/null; do
-  kill -0 "$daemon" 2>/dev/null || { wait "$daemon" || { code=$?; say "the evaluator ended early with exit code $code; see $run/evaluator.log"; exit "$code"; }; }
+  if ! kill -0 "$daemon" 2>/dev/null; then
+    code=0
+    wait "$daemon" || code=$?
+    daemon=""
+    say "the evaluator ended before the training, with exit code $code; see $run/evaluator.log"
+    exit $((code ? code : 1))
+  fi
   sleep 0.5
 done
 wait "$training" || { say "the training failed; see $run/train.log"; exit 1; }
