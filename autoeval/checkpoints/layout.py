@@ -23,6 +23,8 @@ SETTLE_SECONDS = 10.0  # torch_dist marks alone prove a save that nobody has tou
 LEGACY_SETTLE_SECONDS = 60.0  # legacy files carry no mark of their own
 HUGGINGFACE_SETTLE_SECONDS = 2.0
 ABANDONED_SECONDS = 60.0
+SKEW_SECONDS = 2.0  # between the clocks of nodes that write to one network file system
+SKEW_SETTLE_SECONDS = 60.0
 
 State = Literal["complete", "incomplete", "abandoned", "unsupported"]
 Format = Literal["torch_dist", "torch", "huggingface", "zarr", "unknown"]
@@ -82,12 +84,17 @@ class Tracker:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that can be said from the checkpoint's own files. ``problem`` is empty when they are whole."""
+    """All that can be said from the checkpoint's own files. ``problem`` is empty when they are whole.
+
+    ``late_ns`` says by how much ``late_file`` is younger than the mark that should have been written after it.
+    """
 
     format: Format
     fingerprint: str
     problem: str
     unsupported: bool = False
+    late_ns: int = 0
+    late_file: str = ""
 
 
 def iteration_of(name: str, model_type: str = "megatron") -> int | None:
@@ -198,8 +205,9 @@ def inspect(directory: Path, listing: Listing) -> Inspection:
         mark = _fingerprint(directory, listing, format)
         sizes = {file.name: (file.size, file.mtime_ns) for file in listing.files}
         if format == "torch_dist":
-            contents.check_torch_dist(directory, sizes)
-        elif format == "torch":
+            late_ns, late_file = contents.check_torch_dist(directory, sizes)
+            return Inspection(format, mark, "", late_ns=late_ns, late_file=late_file)
+        if format == "torch":
             contents.check_legacy(directory, sizes)
         elif format == "huggingface":
             contents.check_huggingface(directory, sizes)
@@ -243,12 +251,24 @@ def check(
         return Readiness("unsupported", "a Hugging Face directory; watch it with --model-type huggingface")
     if model_type == "huggingface" and inspection.format in ("torch", "torch_dist"):
         return Readiness("unsupported", "a Megatron checkpoint; watch it with --model-type megatron")
-    problem = inspection.problem or _not_finished(directory.name, tracker, listing, inspection.format, now)
+    problem = (
+        inspection.problem
+        or _late(inspection, listing, now)
+        or _not_finished(directory.name, tracker, listing, inspection.format, now)
+    )
     if not problem:
         return Readiness("complete")
     if later_is_complete and now - listing.touched_ns / 1e9 > ABANDONED_SECONDS:
         return Readiness("abandoned", f"{problem}; a later checkpoint is complete and this one no longer changes")
     return Readiness("incomplete", problem)
+
+
+def _late(inspection: Inspection, listing: Listing, now: float) -> str:
+    """A save in place shows as files younger than the marks. A little younger, and long ago, is only clock skew."""
+    skew = inspection.late_ns <= SKEW_SECONDS * 1e9 and now - listing.newest_ns / 1e9 >= SKEW_SETTLE_SECONDS
+    if inspection.late_ns == 0 or skew:
+        return ""
+    return f"{inspection.late_file} was written after .metadata: being saved again? (copies must keep their times)"
 
 
 def _not_finished(name: str, tracker: Tracker, listing: Listing, format: Format, now: float) -> str:

@@ -172,7 +172,7 @@ class Watcher:
             with os.scandir(self.checkpoint_path) as entries:
                 for entry in entries:
                     iteration = iteration_of(entry.name, self.model_type)
-                    if iteration is not None and self.wanted(iteration) and entry.is_dir():
+                    if iteration is not None and self.wanted(iteration) and _is_directory(entry):
                         found.append((iteration, Path(entry.path)))
         except FileNotFoundError:
             return []
@@ -214,6 +214,13 @@ class Watcher:
             fingerprint=inspection.fingerprint,
             tokens=None if per_iteration is None else iteration * per_iteration,
         )
+
+
+def _is_directory(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself, say: no reason not to see the others
+        return False
 
 
 class _Events:

@@ -169,6 +169,23 @@ def test_a_crashed_save_is_abandoned_once_a_later_one_is_complete(tmp_path: Path
     assert iteration == 2 and ".metadata" in reason
 
 
+@pytest.mark.parametrize(("late", "age", "expected"), [(1.0, 90.0, [4]), (1.0, 10.0, []), (30.0, 90.0, [])])
+def test_clocks_of_nodes_may_differ_a_little(
+    late: float, age: float, expected: list[int], tmp_path: Path, torch_dist: dict[str, bytes]
+) -> None:
+    directory = save(tmp_path, 4, torch_dist, age=age + late)
+    write(directory / "__0_1.distcp", torch_dist["__0_1.distcp"], age)
+    assert iterations(tmp_path) == expected
+
+
+def test_one_bad_entry_hides_no_other(tmp_path: Path, torch_dist: dict[str, bytes]) -> None:
+    save(tmp_path, 2, torch_dist)
+    (tmp_path / "iter_0000004").symlink_to("iter_0000004")
+    (tmp_path / "iter_0000006").write_text("a file")
+    (tmp_path / "iter_0000008").symlink_to("nowhere")
+    assert iterations(tmp_path) == [2]
+
+
 def test_two_asynchronous_saves_in_flight(tmp_path: Path, torch_dist: dict[str, bytes]) -> None:
     """Seen in reality: shards of 4 were full while 2 had no .metadata."""
     for iteration in (2, 4):
