@@ -89,13 +89,15 @@ class Publisher:
         if self.settings.mode == "disabled":
             return Outcome()
         total = Outcome()
+        known = {model: self._enter(run_id(self.settings.project, model)) for model in {row.model for row in rows}}
         for row in rows:
-            result = self._attempt(
-                f"{row.model} iteration {row.iteration}", partial(self._send, row, scores, baselines)
-            )
+            what = f"{row.model} iteration {row.iteration}"
+            result = self._attempt(what, partial(self._send, row, known[row.model], scores, baselines))
             total += result
             if result.error:
                 return total + Outcome(pending=len(rows) - total.published - total.pending)
+        for model in known:
+            self.ledger.remember(self._doubt(run_id(self.settings.project, model)), "")
         return total
 
     def publish_models(
@@ -171,16 +173,16 @@ class Publisher:
         s = self.settings
         return f"{s.mode}/{s.base_url or ''}/{s.entity or ''}/{s.project}"
 
-    def _send(self, row: RowToSend, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> None:
+    def _send(self, row: RowToSend, known: bool, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> None:
         identity = run_id(self.settings.project, row.model)
-        values = self._without_known(identity, row.values)
+        values = row.values
+        if values and not known:
+            values = _missing(self._known(identity), values)
         if values:
             unsent = {e.iteration for e in self.ledger.outbox_pending(SINK) if e.model == row.model}
             sent = {s.iteration for s in scores if s.model == row.model} - unsent | {row.iteration}
-            self.ledger.remember(self._doubt(identity), "in doubt")
             self._run(identity, row.model, [values], summary_of(row.model, scores, baselines, sent))
         self.ledger.outbox_done(SINK, row.outbox_ids)
-        self.ledger.remember(self._doubt(identity), "")
 
     def _send_model(self, model: PublishedModel, rows: Sequence[Values], *, summary_only: bool = False) -> None:
         identity = run_id(self.settings.project, model.name, "baseline")
@@ -234,6 +236,8 @@ class Publisher:
             artifact.add(wandb.Table(columns=columns, data=cells, allow_mixed_types=True), "leaderboard")
             run.log_artifact(artifact)
             run.summary["models"] = len({row.model for row in rows})
+            directory = Path(run.dir).parent
+        self._confirm(identity, [], directory)
 
     @contextmanager
     def _open(
@@ -282,11 +286,15 @@ class Publisher:
     def _doubt(self, identity: str) -> str:
         return f"wandb-doubt:{self._place()}:{identity}"
 
-    def _without_known(self, identity: str, values: Values) -> Values:
-        """What W&B lacks of ``values``. Looked up after a kill, or for a ledger that never sent to the run."""
-        if not values or self.ledger.recall(self._doubt(identity)) == "":
-            return values
-        return _missing(self._known(identity), values)
+    def _enter(self, identity: str) -> bool:
+        """Note that rows are under way; whether the ledger knows all that the run holds.
+
+        It doesn't after a kill or a failure, nor does a ledger that never sent to the run (made anew, perhaps): then
+        each row is looked up first.
+        """
+        known = self.ledger.recall(self._doubt(identity)) == ""
+        self.ledger.remember(self._doubt(identity), "rows are under way")
+        return known
 
     def _known(self, identity: str) -> dict[tuple[int, str], float]:
         """The last value of each (iteration, metric) of a run: offline of its directories, online of the server."""
@@ -316,15 +324,18 @@ class Publisher:
 
     def _confirm(self, identity: str, rows: Sequence[Values], directory: Path) -> None:
         """Raises ``NotConfirmed`` unless what was sent can be read back from the server, or offline from its file."""
-        if not rows:
-            return
         online = self.settings.mode == "online"
         for wait in SERVER_SHOWS_AFTER if online else FILE_HOLDS_AFTER:
             time.sleep(wait)
+            if online and not rows:
+                return
             if online:
                 known = self._known(identity)
             else:
-                known = _by_metric(read_wandb_file(file).history for file in directory.glob("*.wandb"))
+                runs = [read_wandb_file(file) for file in directory.glob("*.wandb")]
+                if not any(run.finished for run in runs):
+                    continue
+                known = _by_metric(run.history for run in runs)
             if all(_holds(known, row) for row in rows):
                 return
         raise NotConfirmed(f"run {identity}: the rows cannot be read back from {'the server' if online else directory}")

@@ -207,5 +207,5 @@ def test_a_torn_or_damaged_file_gives_the_records_before(work_dir: WorkDir, tmp_
     torn.write_bytes(whole[:place] + b"X" + whole[place + 1 :])
     assert read_wandb_file(torn).history == []
     torn.write_bytes(b"something else")
-    with pytest.raises(WandbFileError, match="torn.wandb"):
+    with pytest.raises(WandbFileError, match=r"torn\.wandb"):
         read_wandb_file(torn)
