@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 DEFAULT_LEDGER = "outputs/ledger.sqlite"
 HOME = Path(__file__).resolve().parent.parent
@@ -33,13 +33,13 @@ class Evaluation(_Strict):
     eval_type: Literal["helm", "icl", "gpt"] = "helm"
     source: Literal["helm", "file"]
     model_name: str = Field(min_length=1)
-    token_num: float | None = None  # billions
-    token_per_iteration: float | None = None  # billions
+    token_num: FiniteFloat | None = None  # billions
+    token_per_iteration: FiniteFloat | None = None  # billions
     default_iteration: int = 0
     helm_output_dir: str | None = None
     helm_suite_name: str | None = None
     benchmarks: list[Benchmark] = []
-    eval_result: dict[str, dict[str, float]] = {}
+    eval_result: dict[str, dict[str, FiniteFloat]] = {}
 
     @model_validator(mode="after")
     def _has_its_source(self) -> Evaluation:
@@ -65,6 +65,14 @@ class WriterConfig(_Strict):
     leaderboard_metrics: list[str] = []
     excluded_models: list[str] = []
     excluded_runs: list[str] = []
+
+    @model_validator(mode="after")
+    def _names_each_model_once(self) -> WriterConfig:
+        names = [evaluation.model_name for evaluation in self.evals]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"evals: the model '{name}' comes twice")
+        return self
 
     @property
     def mode(self) -> Literal["online", "offline", "disabled"]:

@@ -111,8 +111,8 @@ def test_helm_output_becomes_rows_by_iteration(configs: Path, capsys):
         "     helm_suite_name: suite, benchmarks: [{name: mmlu, metrics: [EM]}]}\n"
     )
     assert write(config) == 0
-    (run,) = [run for run in read_runs(configs / "work" / "wandb") if run.name == "other"]
-    assert [(row["iteration"], row["tokens"], row["mmlu.EM"]) for row in run.history] == [
+    (other,) = [run for run in read_runs(configs / "work" / "wandb") if run.name == "other"]
+    assert [(row["iteration"], row["tokens"], row["mmlu.EM"]) for row in other.history] == [
         (2000, 4, pytest.approx(0.3)),
         (4000, 8, pytest.approx(0.6)),
     ]
@@ -128,6 +128,11 @@ def test_helm_output_becomes_rows_by_iteration(configs: Path, capsys):
         ("project: p\nevals: [{source: file, model_nme: x}]", ["evals.0.model_nme", "'model_name'"]),
         ("project: p\nevals: [{source: file, model_name: x}]", ["eval_result"]),
         ("leaderboard: true", ["project"]),
+        (
+            "project: p\nevals: [{source: file, model_name: x, eval_result: {a: {b: .nan}}}]",
+            ["eval_result.a.b", "finite"],
+        ),
+        ("project: p\nevals: [&e {source: file, model_name: x, eval_result: {a: {b: 1}}}, *e]", ["'x'", "twice"]),
         ("[", ["cannot be read as YAML"]),
     ],
 )
