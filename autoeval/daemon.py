@@ -75,14 +75,15 @@ class Daemon:
                 run.watcher.start()
                 threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
             run.scan()
-            if run.needs_recording():
+            if run.ledger.checkpoints():  # an earlier daemon may have been killed before its views were rebuilt
                 self._views[run].wanted = True
         while True:
             self._start_next()
             for views in self._views.values():
                 views.start_if_wanted()
             if self._finished():
-                return 1 if any(run.anything_failed() or run.needs_recording() for run in self.runs) else 0
+                failed = any(run.anything_failed() or self._views[run].stale for run in self.runs)
+                return 1 if failed else 0
             try:
                 message = self._messages.get(timeout=self._patience())
             except queue.Empty:
@@ -218,6 +219,7 @@ class _Views:
     def __init__(self, run: WatchedRun, messages: queue.Queue[_Message]):
         self.run = run
         self.wanted = False
+        self.stale = False  # the last attempt to rebuild report and leaderboard failed
         self._messages = messages
         self._process: subprocess.Popen[str] | None = None
         self._failures = 0
@@ -235,6 +237,7 @@ class _Views:
         if not self.wanted or self._process is not None or time.monotonic() < self._not_before:
             return
         self.wanted = False
+        self.run.mark_recorded()  # first, so that the report shows the state that it brings about
         command = [sys.executable, "-m", "recorder.refresh", "--work-dir", str(self.run.config.work_dir)]
         command += ["--settings", str(self.run.write_settings())]
         log = self.run.logs / "refresh.log"
@@ -260,8 +263,8 @@ class _Views:
         self._process = None
         answer = _last_json(output)
         pending = int(answer.get("pending", 0)) if self.run.config.wandb.mode != "disabled" else 0
-        if returncode == 0:
-            self.run.mark_recorded()
+        self.stale = returncode != 0
+        if not self.stale:
             logger.info("%s: report and leaderboard are up to date in %s", self.run.config.model_name, _work_dir(self))
         if returncode == 0 and pending == 0:
             self._failures = 0

@@ -278,7 +278,7 @@ class WatchedRun:
         return [row for row in self.ledger.tasks() if _same_save(row, ref) and row.state == "failed"]
 
     def mark_recorded(self) -> None:
-        """After the views were rebuilt: what was evaluated is now recorded."""
+        """What was evaluated to the end is in the ledger, and the views are rebuilt from it: it is recorded."""
         for row in self.ledger.checkpoints():
             if row.state == "evaluated" and row.model == self.config.model_name:
                 ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
@@ -289,11 +289,6 @@ class WatchedRun:
                         f"{r.task}: {r.error}" for r in failed
                     )
                 self.ledger.set_state(ref, "recorded", note)
-
-    def needs_recording(self) -> bool:
-        return any(
-            row.state == "evaluated" and row.model == self.config.model_name for row in self.ledger.checkpoints()
-        )
 
     def write_settings(self) -> Path:
         """The views' settings, for ``recorder.refresh``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recorder.files import write_json
 from recorder.results import CheckpointRef
@@ -15,7 +15,7 @@ from recorder.results import CheckpointRef
 class TokenizerFiles:
     """``kind`` is ``gpt2`` (vocab and merges), ``sentencepiece`` or ``huggingface`` (path)."""
 
-    kind: str
+    kind: Literal["gpt2", "sentencepiece", "huggingface"]
     vocab_path: str | None = None
     merge_path: str | None = None
     path: str | None = None

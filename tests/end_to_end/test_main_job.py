@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from recorder.ledger import CheckpointRow, Ledger, ScoreRow
-from recorder.wandb_file import read_run
+from recorder.wandb_file import read_runs
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -100,7 +100,7 @@ def test_the_leaderboard_file_has_the_model_and_two_baselines(main_job: MainJob)
 
 
 def test_wandbs_offline_directories_hold_one_run_id_with_one_row_per_checkpoint(main_job: MainJob) -> None:
-    runs = [read_run(path) for path in sorted((main_job.evaluation / "wandb").glob("offline-run-*/run-*.wandb"))]
+    runs = read_runs(main_job.evaluation / "wandb")
     mine = [run for run in runs if run.name == "quickstart-gpt"]
     assert len({run.run_id for run in mine}) == 1
     rows = [row for run in mine for row in run.history if "iteration" in row]
