@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,7 @@ from recorder.results import CheckpointRef, Score, TaskResult, write_result
 from recorder.wandb_file import WandbFileError, read_runs, read_wandb_file
 from recorder.wandb_rows import run_id
 
+HOME = Path(__file__).resolve().parents[2]
 BASELINES = """
 models:
   - {name: weak, tokens: 10, source: "a paper", values: {mmlu.EM: 0.26, hellaswag.acc: 0.30}}
@@ -209,3 +213,20 @@ def test_a_torn_or_damaged_file_gives_the_records_before(work_dir: WorkDir, tmp_
     torn.write_bytes(b"something else")
     with pytest.raises(WandbFileError, match=r"torn\.wandb"):
         read_wandb_file(torn)
+
+
+@pytest.mark.slow
+def test_sigkill_in_the_middle_loses_nothing_and_repeats_nothing(work_dir: WorkDir):
+    iterations = [1000 * number for number in range(1, 9)]
+    for iteration in iterations:
+        work_dir.evaluated(checkpoint(iteration), iteration / 10000, 0.5)
+    arguments = ["--work-dir", str(work_dir.path), "--settings", str(work_dir.settings)]
+    command = [sys.executable, "-m", "recorder.refresh", *arguments]
+    for wanted in (1, 3, 5):  # killed as soon as so many rows' directories are there, finished or not
+        process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(list(work_dir.path.glob(f"wandb/*{run_id('proj', 'gpt')}*"))) < wanted:
+            time.sleep(0.005)
+        process.kill()
+        process.wait()
+    assert subprocess.run(command, cwd=HOME, capture_output=True, check=False).returncode == 0
+    assert sorted(row["iteration"] for row in work_dir.rows(run_id("proj", "gpt"))) == iterations
