@@ -40,7 +40,6 @@ COLOURS = ("red", "blue", "green", "yellow", "purple", "orange", "white", "black
 PETS = ("cat", "dog", "parrot", "rabbit", "turtle", "hamster", "goose", "pony")
 JOBS = ("baker", "doctor", "painter", "sailor", "teacher", "farmer", "tailor", "miner")
 MUSIC = ("violin", "piano", "trumpet", "drum", "harp", "flute", "guitar", "organ")
-DRINKS = ("tea", "coffee", "milk", "cocoa", "juice", "water", "lemonade", "cider")
 WORDS = ("apple", "stone", "river", "candle", "bridge", "feather", "button", "window", "garden", "lantern")
 BRACKETS = (("(", ")"), ("[", "]"))
 
@@ -54,10 +53,9 @@ RELATIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         MUSIC,
         ("here {} plays the", "they say {} practises the", "the music of {} is the", "you hear {} on the"),
     ),
-    "drink": (DRINKS, ("at home {} drinks", "we know {} asks for", "the drink of {} is", "bring {} a cup of")),
 }
-HELM_RELATIONS = ("music", "drink")  # asked through HELM's scenario custom_mcqa, the others through OpenICL
-PEOPLE_COUNT = 56
+HELM_RELATION = "music"  # asked through HELM's scenario custom_mcqa, the others through OpenICL
+PEOPLE_COUNT = 52
 CHOICES = 4
 
 
@@ -177,9 +175,9 @@ def documents(count: int, seed: int = SEED) -> Iterator[str]:
     kinds = sorted(by_kind)
     for _ in range(count):
         draw = rng.random()
-        if draw < 0.30:
+        if draw < 0.36:
             yield "\n".join(_told(rng, rng.choice(truths)) for _ in range(10)) + "\n"
-        elif draw < 0.75:
+        elif draw < 0.78:
             chosen = [rng.choice(by_kind[rng.choice(kinds)]) for _ in range(8)]
             yield "\n".join(f"{pattern.prompt} {pattern.answer}" for pattern in chosen) + "\n"
         else:
@@ -221,10 +219,10 @@ def write_language(output: Path, *, count: int = 16_000, seed: int = SEED) -> No
     fact_rows: list[dict[str, object]] = [
         {"prompt": q.prompt, **dict(zip("ABCD", q.choices, strict=True)), "answer": "ABCD"[q.answer]}
         for q in questions
-        if q.fact.relation not in HELM_RELATIONS
+        if q.fact.relation != HELM_RELATION
     ]
     pattern_rows: list[dict[str, object]] = [{"prompt": q.prompt, "answer": q.answer} for q in split_patterns(seed)[1]]
-    helm_rows = [helm_instance(q) for q in questions if q.fact.relation in HELM_RELATIONS]
+    helm_rows = [helm_instance(q) for q in questions if q.fact.relation == HELM_RELATION]
     for name, rows in (
         ("facts_ppl.jsonl", fact_rows),
         ("patterns_gen.jsonl", pattern_rows),

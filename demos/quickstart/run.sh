@@ -55,6 +55,7 @@ mkdir -p "$run/helm/scenarios/custom_mcqa"  # where HELM's custom_mcqa looks for
 cp "$run/language/helm_mcqa.jsonl" "$run/helm/scenarios/custom_mcqa/"
 
 say "the evaluator begins to watch $run/checkpoints (log: $run/evaluator.log)"
+: >"$run/evaluator.log"
 "$python" "$repository/evaluator.py" --config "$work_dir/evaluator.yaml" --begin-iteration "$interval" \
   --end-iteration "$iterations" --iteration-interval "$interval" --check-interval 0.1 >"$run/evaluator.log" 2>&1 &
 daemon=$!
