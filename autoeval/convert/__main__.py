@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -29,8 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     print(
-        f"{options.output_dir}: {receipt.architecture}, {receipt.parameters:,} parameters, {receipt.dtype}, from {source} "
-        f"(checksum {receipt.checksum[:12]})"
+        f"{options.output_dir}: {receipt.architecture}, {receipt.parameters:,} parameters, {receipt.dtype}, "
+        f"from {source} (checksum {receipt.checksum[:12]})"
     )
     if tokenizer is None:
         print("no --tokenizer given: the padded vocabulary was kept and no tokenizer written")
@@ -75,7 +76,7 @@ def _iteration_directory(directory: Path, iteration: int | None) -> Path:
     return directory / f"iter_{iteration:07d}"
 
 
-def _progress():
+def _progress() -> Callable[[int, int], None] | None:
     """A bar on a terminal; nothing elsewhere."""
     if not sys.stderr.isatty():
         return None
@@ -107,9 +108,9 @@ def _verify(source: Path, output: Path) -> int:
     print(f"verified against Megatron: {text}" if found.passed else f"verification FAILED: {text}")
     if not found.passed:
         quarantine = output.with_name(f"{output.name}.quarantined")
-        if not quarantine.exists():
-            output.rename(quarantine)
-            print(f"moved to {quarantine}", file=sys.stderr)
+        shutil.rmtree(quarantine, ignore_errors=True)
+        output.rename(quarantine)
+        print(f"moved to {quarantine}", file=sys.stderr)
         return 1
     return 0
 

@@ -81,7 +81,8 @@ def parse_arguments(args: argparse.Namespace, where: str) -> ModelArguments:
         if not any(value is v or (type(value) is not bool and value == v) for v in neutral):
             expected = " or ".join(repr(v) for v in neutral)
             raise ConversionError(
-                f"{where}: trained with {name}={value!r}, which the converted model could not express (expected {expected})"
+                f"{where}: trained with {name}={value!r}, which the converted model could not express "
+                f"(expected {expected})"
             )
     heads = _integer(args, "num_attention_heads", where)
     hidden = _integer(args, "hidden_size", where)

@@ -235,7 +235,7 @@ def _checked_write(
     except ConversionError as error:
         quarantine = output.with_name(f"{output.name}.quarantined")
         shutil.rmtree(quarantine, ignore_errors=True)
-        os.replace(temporary, quarantine)
+        temporary.replace(quarantine)
         raise ConversionError(f"{error}; what was made of it stands at {quarantine}") from error
     return written
 
@@ -278,7 +278,7 @@ def _publish(temporary: Path, output: Path) -> None:
     old = output.with_name(f".{output.name}.old-{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)
     if output.exists():
-        os.replace(output, old)
-    os.replace(temporary, output)
+        output.replace(old)
+    temporary.replace(output)
     sync_directory(output.parent)
     shutil.rmtree(old, ignore_errors=True)

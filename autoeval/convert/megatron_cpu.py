@@ -1,9 +1,9 @@
 """A shim so that Megatron's own code runs without a GPU: for ``--verify``, the demo's training and the tests.
 
-megatron-core asks CUDA for a current device, a synchronisation and a random-number state even when every tensor lives on
-the CPU. ``install_cpu_shim`` answers these few calls; the model, its forward pass and the checkpoint writer stay
-Megatron's. This does not make Megatron support CPUs: fusions, Transformer Engine and dropout are off. Importing this file
-changes nothing and imports neither torch nor Megatron.
+megatron-core asks CUDA for a current device, a synchronisation and a random-number state even when every tensor lives
+on the CPU. ``install_cpu_shim`` answers these few calls; the model, its forward pass and the checkpoint writer stay
+Megatron's. This does not make Megatron support CPUs: fusions, Transformer Engine and dropout are off. Importing this
+file changes nothing and imports neither torch nor Megatron.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def gpt_args(**overrides: Any) -> argparse.Namespace:
 def build_gpt(args: argparse.Namespace, *, vp_stage: int | None = None) -> Any:
     """Megatron's ``GPTModel`` (local layer spec) in fp32 with the shape that ``args`` describe, randomly initialised.
 
-    Reads ``args`` as saved by Megatron-LM too. Needs ``initialize`` first. ``vp_stage`` chooses the virtual pipeline chunk.
+    Reads ``args`` as saved by Megatron-LM too. Needs ``initialize`` first. ``vp_stage`` is the virtual pipeline chunk.
     Raises what ``TransformerConfig`` raises for arguments that do not go together.
     """
     import torch
@@ -199,7 +199,7 @@ def transformer_config(args: argparse.Namespace) -> Any:
 
 
 def logits(model: Any, tokens: Any) -> Any:
-    """Megatron's own logits [batch, sequence, padded vocabulary] for token ids [batch, sequence], causal, no padding."""
+    """Megatron's own logits [batch, sequence, padded vocabulary] for token ids [batch, sequence], causal."""
     import torch
 
     batch, length = tokens.shape
@@ -210,8 +210,8 @@ def logits(model: Any, tokens: Any) -> Any:
 
 
 def save_torch_dist(save_dir: Path | str, iteration: int, model: Any, args: argparse.Namespace, optimizer: Any = None):
-    """Save ``save_dir/iter_NNNNNNN`` by Megatron's ``dist_checkpointing`` in the order of Megatron-LM's ``save_checkpoint``:
-    shards, ``.metadata``, ``metadata.json``, and the tracker file last. Returns the iteration's directory.
+    """Save ``save_dir/iter_NNNNNNN`` by Megatron's ``dist_checkpointing``, in the order of Megatron-LM's
+    ``save_checkpoint``: shards, ``.metadata``, ``metadata.json``, the tracker last. Returns the iteration's directory.
 
     ``model`` may be a list of virtual pipeline chunks. ``optimizer`` is a torch optimizer whose state is saved sharded
     like its parameters. Every process of the world must call this.

@@ -1,7 +1,7 @@
 """Reading ``torch.save`` files that nobody vouches for: nothing in them is imported, called or executed.
 
-Tensors and plain containers are what PyTorch's weights-only unpickler allows. ``argparse.Namespace`` is real, because the
-training arguments are one. Classes that Megatron is known to leave in its checkpoints (enums, numpy random states,
+Tensors and plain containers are what PyTorch's weights-only unpickler allows. ``argparse.Namespace`` is real, because
+the training arguments are one. Classes that Megatron is known to leave in its checkpoints (enums, numpy random states,
 signals) become inert records. Every other name is refused, with the name.
 """
 
@@ -65,8 +65,8 @@ class Inert:
 def load_restricted(source: Path | bytes, *, name: str | None = None) -> Any:
     """Load a ``torch.save`` file (memory-mapped) or blob onto the CPU.
 
-    Raises ``ConversionError`` naming the file and the class or function that it may not name, or saying that the file is
-    torn or of the format that PyTorch wrote before 1.6.
+    Raises ``ConversionError`` naming the file and the class or function that it may not name, or saying that the file
+    is torn or of the format that PyTorch wrote before 1.6.
     """
     import torch
 

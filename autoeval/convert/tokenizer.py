@@ -23,14 +23,15 @@ _PROBES = (
     "ﬁne ① Ａ",
 )
 _FILES = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json", "vocab.txt",
-    "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja", "chat_template.json",
+    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
+    "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
+    "chat_template.json",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class TokenizerSource:
-    """``gpt2`` needs ``vocab_path`` and ``merge_path``; the other kinds ``path`` (a ``.model`` file, or a directory)."""
+    """``gpt2`` needs ``vocab_path`` and ``merge_path``; the others ``path`` (a ``.model`` file, or a directory)."""
 
     kind: Literal["gpt2", "sentencepiece", "huggingface"]
     vocab_path: Path | None = None
@@ -156,7 +157,7 @@ def _write_sentencepiece(path: Path, directory: Path, max_length: int) -> None:
 def _rebuild(processor: Any) -> Any:
     """The same pieces, scores and normalisation in the tokenizers library (both of SentencePiece's algorithms)."""
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
 
     described: Any = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())  # type: ignore[attr-defined]
     pieces = [(piece.piece, piece.score) for piece in described.pieces]
@@ -179,12 +180,14 @@ def _rebuild(processor: Any) -> Any:
         steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
     if rules.remove_extra_whitespaces:
         steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    if steps:
-        tokenizer.normalizer = normalizers.Sequence(steps)
-    prepend = "always" if rules.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=prepend, split=trainer.split_by_whitespace)
-    decoding: list[Any] = [decoders.ByteFallback()] if trainer.byte_fallback else []
-    tokenizer.decoder = decoders.Sequence([*decoding, decoders.Metaspace(prepend_scheme=prepend)])
+    # Prepended even to a text that begins with a space, as SentencePiece does (Metaspace would not).
+    if rules.add_dummy_prefix:
+        steps.append(normalizers.Prepend("▁"))
+    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
+    decoding: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    if rules.add_dummy_prefix:
+        decoding.append(decoders.Strip(" ", 1, 0))
+    tokenizer.decoder = decoders.Sequence(decoding)
     kinds = described.SentencePiece
     tokenizer.add_special_tokens(
         [AddedToken(p.piece, normalized=False) for p in described.pieces if p.type in (kinds.CONTROL, kinds.UNKNOWN)]

@@ -26,7 +26,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 
 
 class TorchDistSource:
-    """Keys may be stacked ([layers, …]), per layer, or with SwiGLU's halves apart (``weight_w`` gate, ``weight_v`` up)."""
+    """Keys may be stacked ([layers, …]), per layer, or have SwiGLU's halves apart (``weight_w`` gate, ``_v`` up)."""
 
     def __init__(self, path: Path):
         self.path = path

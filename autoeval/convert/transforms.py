@@ -41,7 +41,7 @@ def value(tensor: Tensor, model: ModelArguments) -> Tensor:
 
 
 def query_key_value(tensor: Tensor, model: ModelArguments) -> Tensor:
-    """All queries, then all keys, then all values: GPT-2's fused layer, bias [3 * hidden] or weight [hidden, 3 * hidden]."""
+    """GPT-2's fused layer: all queries, all keys, all values; bias [3 * hidden] or weight [hidden, 3 * hidden]."""
     import torch
 
     joined = torch.cat(_split_qkv(tensor, model))
@@ -58,14 +58,14 @@ def up(tensor: Tensor, _model: ModelArguments) -> Tensor:
 
 
 def _split_qkv(tensor: Tensor, model: ModelArguments) -> tuple[Tensor, Tensor, Tensor]:
-    """Megatron interleaves per query group: its queries, one key, one value; rows [groups * (queries + 2) * size, …]."""
+    """Megatron interleaves: per query group its queries, a key, a value; rows [groups * (queries + 2) * size, …]."""
     groups, size = model.query_groups, model.head_size
     queries = model.num_heads // groups
     rest = tuple(tensor.shape[1:])
     if tensor.shape[0] != groups * (queries + 2) * size:
         raise ConversionError(
-            f"linear_qkv has {tensor.shape[0]} rows; num_query_groups {groups}, num_attention_heads {model.num_heads} and "
-            f"kv_channels {size} make {groups * (queries + 2) * size}"
+            f"linear_qkv has {tensor.shape[0]} rows; num_query_groups {groups}, num_attention_heads {model.num_heads} "
+            f"and kv_channels {size} make {groups * (queries + 2) * size}"
         )
     grouped = tensor.view(groups, queries + 2, size, *rest)
     return (

@@ -1,7 +1,7 @@
 """Compares a converted model with Megatron itself: same tokens through both, in fp32 on the CPU.
 
-The weights reach Megatron's ``GPTModel`` through this room's restricted reader, under Megatron's own names (Megatron's own
-loader unpickles freely); so what is compared is the mapping, the configuration and the arithmetic.
+The weights reach Megatron's ``GPTModel`` through this room's restricted reader, under Megatron's own names (Megatron's
+own loader unpickles freely); so what is compared is the mapping, the configuration and the arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest absolute difference of the fp32 logits over ``positions`` positions; ``same_argmax`` of how many agree."""
+    """Largest absolute difference of the fp32 logits; ``same_argmax`` of ``positions`` positions agree."""
 
     difference: float
     positions: int
@@ -44,7 +44,7 @@ def verify(source: Path, output: Path, *, sequences: int = 2, length: int = 64, 
     import torch
     from transformers import AutoModelForCausalLM
 
-    hf = AutoModelForCausalLM.from_pretrained(str(output), local_files_only=True)
+    hf: Any = AutoModelForCausalLM.from_pretrained(str(output), local_files_only=True)
     rounded = hf.dtype
     hf = hf.to(torch.float32).eval()
     opened = open_source(source)

@@ -84,7 +84,7 @@ def write_model(
 
 
 def reread(directory: Path, written: Written) -> None:
-    """Read every tensor back through the safetensors library; ``ConversionError`` when one differs from what was written."""
+    """Read every tensor back through the safetensors library; ``ConversionError`` when one is not what was written."""
     from safetensors import safe_open
 
     found: set[str] = set()
@@ -140,4 +140,5 @@ def _bytes(planned: Planned, dtype: str) -> memoryview:
 def _raw(tensor: Tensor) -> memoryview:
     import torch
 
-    return memoryview(tensor.detach().contiguous().view(torch.uint8).numpy()).cast("B")
+    array: Any = tensor.detach().contiguous().view(torch.uint8).numpy()
+    return memoryview(array).cast("B")

@@ -61,7 +61,9 @@ def main(directory: Path, world: str, rank: int) -> None:
         )
         chunks = [megatron_cpu.build_gpt(args, vp_stage=v if virtual else None).eval() for v in range(virtual or 1)]
         for number, chunk in enumerate(chunks):
-            randomise(chunk, tied=not args.untie_embeddings_and_output_weights, place=rank // tensor * 10 + number, rank=rank)
+            randomise(
+                chunk, tied=not args.untie_embeddings_and_output_weights, place=rank // tensor * 10 + number, rank=rank
+            )
         here = directory / world / case
         here.mkdir(parents=True, exist_ok=True)
         model = chunks if virtual else chunks[0]

@@ -121,7 +121,11 @@ def test_old_query_key_value_orders_are_understood(megatron_world: World, tmp_pa
 def test_the_command_line(megatron_world: World, tmp_path: Path) -> None:
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "autoeval.convert", *arguments], cwd=HOME, capture_output=True, text=True, timeout=120
+            [sys.executable, "-m", "autoeval.convert", *arguments],
+            cwd=HOME,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     save = megatron_world("single", 1) / "llama/torch_dist"

@@ -21,7 +21,7 @@ _ARGUMENTS = {
 
 
 def choose(model: ModelArguments, where: str) -> Architecture:
-    """The architecture that computes exactly what these arguments mean; ``ConversionError`` names what none can express."""
+    """The architecture that computes what these arguments mean; ``ConversionError`` names what none can express."""
     if model.position_embedding_type == "learned_absolute":
         architecture = GPT2
     elif model.position_embedding_type == "rope":

@@ -1,0 +1,139 @@
+"""Each kind of tokenizer lands beside the model, loads offline, and cuts the padded vocabulary."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from autoeval.convert import ConversionError, TokenizerSource, convert
+from autoeval.convert.megatron_cpu import gpt_args
+from autoeval.convert.tokenizer import tokenizer_source, write_tokenizer
+
+DATA = Path(os.environ.get("AUTOEVAL_DATA", Path(__file__).resolve().parents[3] / "shared/data")) / "tokenizers"
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"no tokenizers at {DATA}")
+TEXT = "Hello, world! It's 1984;  two spaces."
+
+
+@pytest.fixture
+def small_gpt2(tmp_path: Path) -> TokenizerSource:
+    """A byte-level vocabulary of 256 bytes, two merges and the end of text: 259 tokens."""
+    from tokenizers import pre_tokenizers
+
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "hel", "<|endoftext|>"]
+    import json
+
+    (tmp_path / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nhe l\n")
+    return TokenizerSource("gpt2", vocab_path=tmp_path / "vocab.json", merge_path=tmp_path / "merges.txt")
+
+
+def legacy_checkpoint(directory: Path, **overrides: Any) -> Path:
+    """A GPT-2-style save with random weights, as one legacy rank file (no Megatron needed)."""
+    args = gpt_args(num_layers=1, padded_vocab_size=384, **overrides)
+    h, f = args.hidden_size, args.ffn_hidden_size
+    shapes = {
+        "embedding.word_embeddings.weight": (384, h), "embedding.position_embeddings.weight": (128, h),
+        "decoder.final_layernorm.weight": (h,), "decoder.final_layernorm.bias": (h,),
+    }  # fmt: skip
+    for name, shape in {
+        "input_layernorm.weight": (h,), "input_layernorm.bias": (h,), "pre_mlp_layernorm.weight": (h,),
+        "pre_mlp_layernorm.bias": (h,), "self_attention.linear_qkv.weight": (3 * h, h),
+        "self_attention.linear_qkv.bias": (3 * h,), "self_attention.linear_proj.weight": (h, h),
+        "self_attention.linear_proj.bias": (h,), "mlp.linear_fc1.weight": (f, h), "mlp.linear_fc1.bias": (f,),
+        "mlp.linear_fc2.weight": (h, f), "mlp.linear_fc2.bias": (h,),
+    }.items():  # fmt: skip
+        shapes[f"decoder.layers.0.{name}"] = shape
+    (directory / "mp_rank_00").mkdir(parents=True)
+    state = {"args": args, "checkpoint_version": 3.0, "model": {k: torch.randn(s) * 0.1 for k, s in shapes.items()}}
+    torch.save(state, directory / "mp_rank_00/model_optim_rng.pt")
+    return directory
+
+
+def test_padding_rows_are_cut_to_the_tokenizer(tmp_path: Path, small_gpt2: TokenizerSource) -> None:
+    source = legacy_checkpoint(tmp_path / "iter_0000001")
+    receipt = convert(source, tmp_path / "hf", tokenizer=small_gpt2)
+    assert (receipt.vocab_size, receipt.padded_vocab_size) == (259, 384)
+    model: Any
+    model, tokenizer = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / "hf"),
+        AutoTokenizer.from_pretrained(tmp_path / "hf"),
+    )
+    assert model.get_input_embeddings().weight.shape[0] == model.config.vocab_size == len(tokenizer) == 259
+    assert tokenizer.model_max_length == 128
+    assert model.config.eos_token_id == tokenizer.eos_token_id == 258
+    assert tokenizer.decode(tokenizer(TEXT).input_ids) == TEXT
+
+
+def test_a_weight_that_the_table_does_not_know_is_refused(tmp_path: Path, small_gpt2: TokenizerSource) -> None:
+    source = legacy_checkpoint(tmp_path / "iter_0000001")
+    file = source / "mp_rank_00/model_optim_rng.pt"
+    state = torch.load(file, weights_only=False)
+    state["model"]["decoder.layers.0.mlp.adapter.weight"] = torch.ones(2)
+    torch.save(state, file)
+    with pytest.raises(ConversionError, match=r"no place for decoder\.layers\.0\.mlp\.adapter\.weight"):
+        convert(source, tmp_path / "hf", tokenizer=small_gpt2)
+
+
+@needs_data
+def test_a_tokenizer_larger_than_the_model_is_refused(tmp_path: Path) -> None:
+    source = legacy_checkpoint(tmp_path / "iter_0000001")
+    with pytest.raises(ConversionError, match="50257 tokens"):
+        convert(source, tmp_path / "hf", tokenizer=tokenizer_source(str(DATA / "gpt2")))
+    assert not (tmp_path / "hf").exists()
+
+
+@needs_data
+def test_gpt2_ids_are_the_published_ones(tmp_path: Path) -> None:
+    assert write_tokenizer(tokenizer_source(str(DATA / "gpt2")), tmp_path, max_length=1024) == 50257
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer("Hello world<|endoftext|>").input_ids == [15496, 995, 50256]
+    assert tokenizer.decode(tokenizer(TEXT).input_ids) == TEXT
+
+
+@needs_data
+def test_sentencepiece_ids_are_its_own(tmp_path: Path) -> None:
+    import sentencepiece
+
+    path = next((DATA / "sentencepiece").glob("*.model"))
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
+    assert write_tokenizer(tokenizer_source(str(path)), tmp_path, max_length=256) == processor.get_piece_size()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path)
+    assert tokenizer(TEXT, add_special_tokens=False).input_ids == processor.encode(TEXT)
+    assert tokenizer.model_max_length == 256
+
+
+def test_a_sentencepiece_bpe_model_is_rebuilt_exactly(tmp_path: Path) -> None:
+    """The kind that Llama 2 uses: BPE with bytes for what it does not know."""
+    import sentencepiece
+
+    text = tmp_path / "text.txt"
+    text.write_text("\n".join(f"the cat number {n} sat on the mat and saw {n * 7} dogs" for n in range(300)))
+    sentencepiece.SentencePieceTrainer.train(
+        input=str(text), model_prefix=str(tmp_path / "bpe"), vocab_size=400, model_type="bpe", byte_fallback=True,
+        normalization_rule_name="identity", remove_extra_whitespaces=False, num_threads=1, minloglevel=2,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    (tmp_path / "hf").mkdir()
+    write_tokenizer(tokenizer_source(str(tmp_path / "bpe.model")), tmp_path / "hf", max_length=256)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for line in (TEXT, "the cat saw 東京 and 😀"):
+        assert tokenizer(line, add_special_tokens=False).input_ids == processor.encode(line)
+        assert tokenizer.decode(processor.encode(line)) == line
+
+
+def test_a_hugging_face_tokenizer_is_kept(tmp_path: Path, small_gpt2: TokenizerSource) -> None:
+    write_tokenizer(small_gpt2, tmp_path / "one", max_length=4096)
+    (tmp_path / "two").mkdir()
+    write_tokenizer(TokenizerSource("huggingface", path=tmp_path / "one"), tmp_path / "two", max_length=128)
+    one, two = AutoTokenizer.from_pretrained(tmp_path / "one"), AutoTokenizer.from_pretrained(tmp_path / "two")
+    assert one(TEXT).input_ids == two(TEXT).input_ids and two.model_max_length == 128
+
+
+def test_missing_tokenizer_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConversionError, match=r"absent\.model"):
+        write_tokenizer(TokenizerSource("sentencepiece", path=tmp_path / "absent.model"), tmp_path, max_length=8)
