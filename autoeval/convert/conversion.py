@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoeval.checkpoints.layout import fingerprint
 from autoeval.convert import transforms
 from autoeval.convert.architectures import Architecture, Row, choose
 from autoeval.convert.arguments import ModelArguments, parse_arguments
 from autoeval.convert.errors import ConversionError
-from autoeval.convert.receipt import Receipt, fingerprint, read_receipt, write_receipt
+from autoeval.convert.receipt import Receipt, read_receipt, write_receipt
 from autoeval.convert.source import Source, open_source
 from autoeval.convert.tokenizer import TokenizerSource, write_tokenizer
 from autoeval.convert.writer import Planned, Written, reread, write_model
@@ -251,7 +252,7 @@ def _receipt(
     directory: Path,
     started: float,
 ) -> Receipt:
-    number = re.fullmatch(r"iter_(\d+)", source.name)
+    number = re.search(r"iter_(\d+)", source.name)  # a pinned checkpoint has more in its name
     return Receipt(
         source=str(source.resolve()),
         fingerprint=source_print,

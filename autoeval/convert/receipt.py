@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -59,12 +58,3 @@ def read_receipt(output: Path) -> Receipt | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return receipt if whole else None
-
-
-def fingerprint(directory: Path) -> str:
-    """Hash of names, sizes and modification times of the files below ``directory``; ``OSError`` when one vanishes."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in directory.rglob("*") if p.is_file()):
-        status = path.stat()
-        digest.update(f"{path.relative_to(directory)}\0{status.st_size}\0{status.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
