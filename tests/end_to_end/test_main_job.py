@@ -79,9 +79,10 @@ def test_it_really_learned_and_every_score_has_an_error_bar(main_job: MainJob) -
 
 def test_a_helm_scenario_ran_through_helms_own_runner_on_every_checkpoint(main_job: MainJob) -> None:
     states = list((main_job.run / "helm" / "runs").rglob("scenario_state.json"))
-    assert len(states) == len(main_job.checkpoints)
-    helm = [score for score in main_job.scores if score.source == "helm"]
-    assert {score.iteration for score in helm} == {row.iteration for row in main_job.checkpoints}
+    assert len(states) == 2 * len(main_job.checkpoints)  # custom_mcqa and dyck_language
+    helm = {(score.iteration, score.task) for score in main_job.scores if score.source == "helm"}
+    tasks = ("custom_mcqa", "dyck_language")
+    assert helm == {(row.iteration, task) for row in main_job.checkpoints for task in tasks}
 
 
 def test_each_conversion_has_a_receipt(main_job: MainJob) -> None:
