@@ -131,6 +131,7 @@ class Daemon:
             return
         run, entry = choice
         self._current, self._task = choice, None
+        entry.being_evaluated = True
         run.ledger.set_state(entry.ref, "evaluating")
         for task, version in run.tasks:
             run.ledger.note_task(entry.ref, task, "queued", version=version)
@@ -164,9 +165,12 @@ class Daemon:
             run.ingest(entry, event["task"], event["version"], event["result"])
         elif kind == "task_failed":
             self._note_failure(run, entry, event["task"], event["version"], event["error"], event["log"])
-        elif kind == "checkpoint_failed":
-            logger.error("%s iteration %d failed: %s (log: %s)", ref.model, ref.iteration, event["error"], event["log"])
-            self._end_checkpoint(run, entry, "failed", event["error"])
+        elif kind in ("checkpoint_failed", "checkpoint_missed"):
+            state = kind.removeprefix("checkpoint_")
+            logger.error(
+                "%s iteration %d %s: %s (log: %s)", ref.model, ref.iteration, state, event["error"], event["log"]
+            )
+            self._end_checkpoint(run, entry, state, event["error"])
         elif kind == "checkpoint_done":
             self._end_checkpoint(run, entry, "evaluated")
 
@@ -177,9 +181,6 @@ class Daemon:
         run.ledger.note_task(entry.ref, task, "failed", version=version, error=error, log=log)
 
     def _end_checkpoint(self, run: WatchedRun, entry: Entry, state: str, error: str | None = None) -> None:
-        if state == "failed":
-            for task, version in run.tasks:
-                run.ledger.note_task(entry.ref, task, "failed", version=version, error=error)
         run.finish(entry, state, error)
         self._views[run].wanted = True
         self._current, self._task = None, None
@@ -197,6 +198,7 @@ class Daemon:
         error = f"the worker process ended with {how} during '{step}' ({deaths} times; log: {worker.log})"
         logger.error("%s iteration %d: %s", entry.ref.model, entry.ref.iteration, error)
         self._current, self._task = None, None
+        entry.being_evaluated = False
         if deaths < run.config.runner.max_attempts:
             return  # the entry is still pending
         if step == "convert":

@@ -96,6 +96,7 @@ class Entry:
     readable: Checkpoint
     pin: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     deaths: dict[str, int] = field(default_factory=dict)  # of the worker, by the task it was at
+    being_evaluated: bool = False
     finished: bool = False
 
 
@@ -114,6 +115,7 @@ class WatchedRun:
         if fresh and (taken_in := self.ledger.rebuild(config.work_dir)):
             logger.info("%s: ledger rebuilt from %d result files", config.model_name, taken_in)
         sweep_pins(self._pins)
+        self._sweep_conversions()
         self._told: dict[int, str] = {}
 
     @property
@@ -157,7 +159,7 @@ class WatchedRun:
             self.entries[ref.fingerprint] = entry
             return
         for older in self.entries.values():
-            if older.ref.iteration == ref.iteration and not older.finished:
+            if older.ref.iteration == ref.iteration and not older.finished and not older.being_evaluated:
                 logger.warning("iteration %d was saved again before its evaluation began", ref.iteration)
                 self.finish(older, "missed", "the iteration was saved again before its evaluation began")
         self.ledger.note_checkpoint(ref, "found")
@@ -197,10 +199,12 @@ class WatchedRun:
         return last is not None and any(e.ref.iteration == last for e in self.entries.values()) and not self.pending()
 
     def anything_failed(self) -> bool:
-        """Whether, among the saves that count, a checkpoint or a task failed for good."""
-        mine = {entry.ref.fingerprint for entry in self.entries.values()}
-        checkpoints = any(r.state == "failed" and r.fingerprint in mine for r in self.ledger.checkpoints())
-        return checkpoints or any(r.state == "failed" and r.fingerprint in mine for r in self.ledger.tasks())
+        """Whether a checkpoint or a task failed for good. A missed checkpoint is none: nothing here could help it."""
+        seen = {entry.ref.fingerprint for entry in self.entries.values()}
+        rows = [row for row in self.ledger.checkpoints() if row.fingerprint in seen and row.state != "missed"]
+        mine = {row.fingerprint for row in rows}
+        failed_tasks = any(row.state == "failed" and row.fingerprint in mine for row in self.ledger.tasks())
+        return failed_tasks or any(row.state == "failed" for row in rows)
 
     def make_plan(self, entry: Entry) -> Path:
         """Write the plan file of a checkpoint. Tasks that keep killing the worker are left out."""
@@ -261,7 +265,11 @@ class WatchedRun:
 
     def finish(self, entry: Entry, state: str, error: str | None = None) -> None:
         """Give the checkpoint its final (or ``evaluated``) state and let go of its files."""
-        entry.finished = True
+        entry.finished, entry.being_evaluated = True, False
+        if state in ("failed", "missed"):
+            for row in self.ledger.tasks():
+                if _same_save(row, entry.ref) and row.state in ("queued", "running"):
+                    self.ledger.note_task(entry.ref, row.task, "failed", version=row.version, error=error)
         self.ledger.set_state(entry.ref, state, error)
         entry.pin.close()
         self.remove_old_conversions()
@@ -273,6 +281,12 @@ class WatchedRun:
         done = [path for path in made if path.parent not in in_use]
         for path in done[: max(0, len(done) - self.config.model.keep_converted)]:
             shutil.rmtree(path, ignore_errors=True)
+
+    def _sweep_conversions(self) -> None:
+        """Remove what a conversion that was killed left beside its place; the lock says that none is at work."""
+        for pattern in ("iter_*/.hf.partial-*", "iter_*/.hf.old-*"):
+            for left in (self.config.work_dir / self.config.model_name).glob(pattern):
+                shutil.rmtree(left, ignore_errors=True)
 
     def failed_tasks(self, ref: CheckpointRef) -> list[Any]:
         return [row for row in self.ledger.tasks() if _same_save(row, ref) and row.state == "failed"]

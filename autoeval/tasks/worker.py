@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from autoeval.checkpoints import CheckpointChanged, fingerprint
 from autoeval.tasks.plan import EvaluationPlan, TaskPlan, load_plan, task_plan_from_json
 from autoeval.tasks.work import Work, evaluate_task, existing_result, load_tasks, set_aside_other_saves
 from recorder.files import write_json
@@ -61,7 +62,9 @@ def serve(emit: Events) -> None:
             evaluate(plan, emit, tasks_of)
         except Exception as error:
             logger.exception("checkpoint %s failed", plan.checkpoint.iteration)
-            emit("checkpoint_failed", error=describe(error), log=str(plan.log_path("convert")))
+            # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
+            kind = "checkpoint_failed" if source_unchanged(plan) else "checkpoint_missed"
+            emit(kind, error=describe(error), log=str(plan.log_path("convert")))
         else:
             emit("checkpoint_done")
 
@@ -74,7 +77,11 @@ def _read_input(plans: queue.Queue[str]) -> None:
 
 
 def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[Work]]) -> None:
-    """Convert, load and score one checkpoint. A task that fails, fails alone; a failed conversion raises."""
+    """Convert, load and score one checkpoint. A task that fails, fails alone; a failed conversion raises.
+
+    Raises ``CheckpointChanged`` when the files are not, or no longer, those of the plan: then nothing was recorded
+    that is not of this very save.
+    """
     set_aside_other_saves(plan)
     if plan.tasks not in tasks_of:
         tasks_of[plan.tasks] = load_tasks(plan.tasks)
@@ -101,6 +108,7 @@ def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[W
 def convert_checkpoint(plan: EvaluationPlan, emit: Events) -> None:
     """Make ``plan.converted`` a Hugging Face model directory (or find it made already)."""
     if plan.format == "huggingface":
+        refuse_other_save(plan)
         emit("converted", seconds=0.0)
         return
     from autoeval.convert import TokenizerSource, convert
@@ -116,8 +124,22 @@ def convert_checkpoint(plan: EvaluationPlan, emit: Events) -> None:
         path=Path(files.path) if files.path else None,
     )
     receipt = convert(Path(plan.source), plan.converted, tokenizer=source)
+    if receipt.fingerprint != plan.checkpoint.fingerprint:
+        raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
     write_json(Path(plan.directory, "receipt.json"), receipt.to_json())
     emit("converted", seconds=round(time.monotonic() - started, 3))
+
+
+def source_unchanged(plan: EvaluationPlan) -> bool:
+    try:
+        return fingerprint(Path(plan.source)) == plan.checkpoint.fingerprint
+    except OSError:
+        return False
+
+
+def refuse_other_save(plan: EvaluationPlan) -> None:
+    if not source_unchanged(plan):
+        raise CheckpointChanged(f"{plan.source} was deleted or saved again before it was evaluated")
 
 
 def load_model(plan: EvaluationPlan) -> Any:
@@ -140,9 +162,13 @@ def run_task(plan: EvaluationPlan, task: Work, model: Any, emit: Events) -> None
     with log_file(log):
         try:
             predictions, result = evaluate_task(plan, task, model)
+            if plan.format == "huggingface":  # its weights are read where they lie, perhaps as late as now
+                refuse_other_save(plan)
             if predictions is not None:
                 write_json(plan.predictions_path(task.name), predictions)
             write_result(plan.result_path(task.name), result)
+        except CheckpointChanged:
+            raise
         except Exception as error:
             logger.exception("task %s failed", task.name)
             emit("task_failed", task=task.name, version=task.version, error=describe(error), log=str(log))

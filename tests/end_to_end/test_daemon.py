@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import shutil
 import signal
 import sqlite3
@@ -13,9 +14,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from autoeval.runners.local import LocalWorker
+from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
+from recorder.results import CheckpointRef
 from tests.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
@@ -183,6 +188,51 @@ def test_a_saved_again_iteration_is_evaluated_again_and_its_old_scores_are_super
     assert run(project, "--once").returncode == 0
     rows = scores(project)
     assert sorted((row[1], row[8]) for row in rows) == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+
+
+def test_saved_again_while_it_is_evaluated_both_saves_get_their_own_scores(models: Path, project: Path) -> None:
+    deliver(models, project, 100, 300)
+    config = project / "evaluator.yaml"
+    config.write_text(CONFIG + "  order: oldest-first\n")
+    with started(project) as daemon:
+        wait_for(lambda: (project / "out" / "tiny-gpt2" / "iter_0000100" / "plan.json").exists())
+        shutil.rmtree(project / "checkpoints" / "checkpoint-100")
+        shutil.copytree(models / "checkpoint-200", project / "checkpoints" / "checkpoint-100")
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 0, errors
+    current = [row for row in scores(project) if not row[8]]
+    assert [(row[0], row[1]) for row in current] == [(i, t) for i in (100, 300) for t in ("first", "second")]
+    # The second save has the weights of iteration 200, and so must have its scores.
+    alone = project / "alone"
+    shutil.copytree(project, alone, ignore=shutil.ignore_patterns("out", "checkpoints"))
+    shutil.copy(project / "items.jsonl", alone)
+    deliver(models, alone, 200)
+    (alone / "two.py").write_text(DATASET.format(directory=alone))
+    assert run(alone, "--once").returncode == 0
+    assert [row[4] for row in scores(alone)] == [row[4] for row in current if row[0] == 100]
+
+
+def test_a_worker_never_scores_files_that_are_not_those_of_its_plan(models: Path, project: Path) -> None:
+    plan = EvaluationPlan(
+        checkpoint=CheckpointRef("tiny-gpt2", 100, "0123456789abcdef", "elsewhere"),
+        format="huggingface",
+        source=str(models / "checkpoint-100"),
+        directory=str(project / "out" / "tiny-gpt2" / "iter_0000100"),
+        logs=str(project / "out" / "logs"),
+        tasks=TaskPlan(icl=IclPlan((str(project / "two.py"),), str(project))),
+    )
+    save_plan(project / "plan.json", plan)
+    events: queue.Queue[dict[str, Any]] = queue.Queue()
+    worker = LocalWorker(lambda _, event: events.put(event), project / "worker.log")
+    try:
+        worker.submit(project / "plan.json")
+        kinds = []
+        while not kinds or not kinds[-1].startswith("checkpoint_"):
+            kinds.append(events.get(timeout=120)["event"])
+    finally:
+        worker.close()
+    assert kinds[-1] == "checkpoint_missed"
+    assert not list((project / "out").rglob("results/**/*.json"))
 
 
 def test_a_task_that_cannot_run_fails_alone_and_retry_mends_it(models: Path, project: Path) -> None:
