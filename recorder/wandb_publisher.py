@@ -43,6 +43,7 @@ logger = logging.getLogger(__name__)
 SINK = "wandb"
 INIT_SECONDS = 30.0
 SERVER_SHOWS_AFTER = (0.0, 1.0, 2.0, 4.0)  # seconds before each look; a row needs a moment to show up
+ID_FREE_AFTER = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # finish() returns before the client's service lets go of the id
 FILE_HOLDS_AFTER = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # finish() returns before the file is written out
 
 Mode = Literal["offline", "online", "disabled"]
@@ -247,7 +248,7 @@ class Publisher:
 
         self.work_dir.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"base_url": self.settings.base_url} if self.settings.base_url else {}
-        run = wandb.init(
+        run = _init(
             project=self.settings.project,
             entity=self.settings.entity,
             dir=self.work_dir,
@@ -339,6 +340,20 @@ class Publisher:
             if all(_holds(known, row) for row in rows):
                 return
         raise NotConfirmed(f"run {identity}: the rows cannot be read back from {'the server' if online else directory}")
+
+
+def _init(**arguments: Any) -> Any:
+    """``wandb.init``, tried again while the client's service still holds the id of the run that just finished."""
+    import wandb
+
+    for wait in ID_FREE_AFTER:
+        try:
+            return wandb.init(**arguments)
+        except Exception as error:  # wandb's own class for it lives in a private module
+            if "is in use" not in str(error):
+                raise
+            time.sleep(wait)
+    return wandb.init(**arguments)
 
 
 def _by_metric(histories: Iterable[Iterable[Mapping[str, Any]]]) -> dict[tuple[int, str], float]:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import os
 import re
 import shutil
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoeval.checkpoints.layout import fingerprint
-from autoeval.convert import transforms
-from autoeval.convert.architectures import Architecture, Row, choose
+from autoeval.convert.architectures import ARCHITECTURES, choose
 from autoeval.convert.arguments import ModelArguments, parse_arguments
 from autoeval.convert.errors import ConversionError
+from autoeval.convert.mapping import Target, config_of, mapping_digest, plan
 from autoeval.convert.receipt import Receipt, read_receipt, write_receipt
 from autoeval.convert.source import Source, open_source
 from autoeval.convert.tokenizer import TokenizerSource, write_tokenizer
@@ -25,21 +22,9 @@ from autoeval.convert.writer import Planned, Written, reread, write_model
 from recorder.files import sync_directory
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 DTYPES = ("float32", "bfloat16", "float16")
-# Raised whenever a change here can alter the converted weights; a receipt of another version is not reused.
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class _Target:
-    """The model to be written. ``vocab_size`` rows of the embeddings are kept."""
-
-    architecture: Architecture
-    model: ModelArguments
-    vocab_size: int
-    tied: bool
 
 
 def convert(
@@ -75,11 +60,10 @@ def convert(
     temporary.mkdir(parents=True)
     try:
         size = _tokenizer_size(tokenizer, temporary, model)
-        target = _Target(architecture, model, size, model.tied)
+        target = Target(architecture, model, size, model.tied)
         chosen = _dtype(opened, dtype)
         _write_config(temporary, target, chosen, tokenizer is not None)
-        planned = _plan(opened, target)
-        written = _checked_write(temporary, output, planned, chosen, progress)
+        written = _checked_write(temporary, output, plan(opened, target), chosen, progress)
         if _fingerprint(source) != before:
             raise ConversionError(f"{source}: changed while it was read; the conversion is discarded")
         receipt = _receipt(
@@ -94,21 +78,8 @@ def convert(
 
 def _reusable(receipt: Receipt, source: str, tokenizer: str | None, dtype: str) -> bool:
     same = receipt.fingerprint == source and receipt.tokenizer_fingerprint == tokenizer
-    mappings = {_mapping(a) for a in _architectures() if a.name == receipt.architecture}
+    mappings = {mapping_digest(a) for a in ARCHITECTURES if a.name == receipt.architecture}
     return same and receipt.mapping in mappings and dtype == receipt.requested_dtype
-
-
-def _architectures() -> tuple[Architecture, ...]:
-    from autoeval.convert.architectures import GPT2, LLAMA, QWEN2, QWEN3
-
-    return (GPT2, LLAMA, QWEN2, QWEN3)
-
-
-def _mapping(architecture: Architecture) -> str:
-    """Hash of the table, of the transforms' source and of this room's version."""
-    rows = [f"{row.target} {row.source} {row.transform.__name__}" for row in architecture.rows]
-    text = "\n".join([str(VERSION), architecture.name, *rows, inspect.getsource(transforms)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _fingerprint(source: Path) -> str:
@@ -140,27 +111,10 @@ def _dtype(source: Source, dtype: str) -> str:
     return stored
 
 
-def _config(target: _Target, dtype: str) -> Any:
-    from transformers import AutoConfig
-
-    return AutoConfig.for_model(
-        target.architecture.name,
-        **target.architecture.config(target.model),
-        vocab_size=target.vocab_size,
-        tie_word_embeddings=target.tied,
-        use_cache=True,
-        architectures=[target.architecture.class_name],
-        dtype=dtype,
-        bos_token_id=None,
-        eos_token_id=None,
-        pad_token_id=None,
-    )
-
-
-def _write_config(directory: Path, target: _Target, dtype: str, has_tokenizer: bool) -> None:
+def _write_config(directory: Path, target: Target, dtype: str, has_tokenizer: bool) -> None:
     from transformers import AutoTokenizer, GenerationConfig
 
-    config = _config(target, dtype)
+    config = config_of(target, dtype)
     if has_tokenizer:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
@@ -168,63 +122,6 @@ def _write_config(directory: Path, target: _Target, dtype: str, has_tokenizer: b
     GenerationConfig(
         bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, do_sample=False
     ).save_pretrained(directory)
-
-
-def _plan(source: Source, target: _Target) -> list[Planned]:
-    """One entry per tensor to write. Every weight of the checkpoint must be used: one left over has a meaning that
-    the mapping does not know."""
-    rows = list(_rows(target))
-    used = {row.source for row in rows}
-    if left := source.names() - used:
-        raise ConversionError(
-            f"{source.path}: {target.architecture.name} has no place for {', '.join(sorted(left)[:3])}"
-            + (f" and {len(left) - 3} more" if len(left) > 3 else "")
-        )
-    if missing := used - source.names():
-        raise ConversionError(f"{source.path}: the checkpoint has no {', '.join(sorted(missing)[:3])}")
-    expected = _shapes(target)
-    if set(expected) != {row.target for row in rows}:
-        differ = sorted(set(expected) ^ {row.target for row in rows})
-        raise ConversionError(f"{source.path}: the mapping and transformers differ in {', '.join(differ[:3])}")
-    return [Planned(row.target, expected[row.target], _reader(source, row, target)) for row in rows]
-
-
-def _shapes(target: _Target) -> dict[str, tuple[int, ...]]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(_config(target, "float32"))
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    if target.tied:
-        shapes.pop("lm_head.weight", None)
-    return shapes
-
-
-def _rows(target: _Target) -> list[Row]:
-    rows: list[Row] = []
-    for row in target.architecture.rows:
-        layers = range(target.model.num_layers) if "{i}" in row.target else range(1)
-        for i in layers:
-            rows.append(Row(row.target.replace("{i}", str(i)), row.source.replace("{i}", str(i)), row.transform))
-    if not target.tied:
-        rows.append(target.architecture.output)
-    return rows
-
-
-def _reader(source: Source, row: Row, target: _Target) -> Callable[[], Tensor]:
-    vocabulary = row.target in (target.architecture.embedding, target.architecture.output.target)
-
-    def read() -> Tensor:
-        tensor = row.transform(source.tensor(row.source), target.model)
-        if vocabulary and tensor.shape[0] != target.model.padded_vocab_size:
-            raise ConversionError(
-                f"{source.path}: {row.source} has {tensor.shape[0]} rows, padded_vocab_size is "
-                f"{target.model.padded_vocab_size}"
-            )
-        return tensor[: target.vocab_size] if vocabulary else tensor
-
-    return read
 
 
 def _checked_write(
@@ -244,7 +141,7 @@ def _checked_write(
 def _receipt(
     source: Path,
     source_print: str,
-    target: _Target,
+    target: Target,
     dtype: tuple[str, str],
     written: Written,
     tokenizer: TokenizerSource | None,
@@ -259,7 +156,7 @@ def _receipt(
         iteration=int(number.group(1)) if number else None,
         layout="torch_dist" if (source / "metadata.json").is_file() else "torch",
         architecture=target.architecture.name,
-        mapping=_mapping(target.architecture),
+        mapping=mapping_digest(target.architecture),
         requested_dtype=dtype[0],
         dtype=dtype[1],
         tokenizer=tokenizer.kind if tokenizer else None,

@@ -10,7 +10,9 @@ from autoeval.convert.architectures.qwen3 import QWEN3
 from autoeval.convert.arguments import ModelArguments
 from autoeval.convert.errors import ConversionError
 
-__all__ = ["GPT2", "LLAMA", "QWEN2", "QWEN3", "Architecture", "Row", "choose"]
+__all__ = ["ARCHITECTURES", "Architecture", "Row", "choose"]
+
+ARCHITECTURES: tuple[Architecture, ...] = (GPT2, LLAMA, QWEN2, QWEN3)
 
 # What the fields of ModelArguments are called on Megatron's command line, for error messages.
 _ARGUMENTS = {
