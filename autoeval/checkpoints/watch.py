@@ -83,6 +83,11 @@ class Watcher:
         self._scheduler: Any = None
         self._events: _Events | None = None
 
+    @property
+    def save_in_progress(self) -> bool:
+        """Whether the last ``scan`` saw a save that is being written: work is coming soon."""
+        return self._pending
+
     def wanted(self, iteration: int) -> bool:
         """Whether ``iteration`` is one of begin, begin + interval, …, end."""
         in_range = iteration >= self.begin and (self.end is None or iteration <= self.end)

@@ -51,7 +51,7 @@ class Written:
 def write_model(
     directory: Path, tensors: Sequence[Planned], dtype: str, *, progress: Callable[[int, int], None] | None = None
 ) -> Written:
-    """Write all tensors as ``dtype``; ``progress`` is called with bytes done and bytes in all.
+    """Write all tensors as ``dtype``; ``progress`` is called with bytes done (0 before anything is written) and in all.
 
     Raises ``ConversionError`` for a tensor of another shape than planned or with a NaN or infinite weight.
     """
@@ -64,6 +64,8 @@ def write_model(
     )
     total, done = sum(math.prod(t.shape) * width for t in tensors), 0
     digests: dict[str, str] = {}
+    if progress:
+        progress(0, total)
     for name, shard in zip(names, shards, strict=True):
         with (directory / name).open("wb") as stream:
             stream.write(_header(shard, dtype))

@@ -18,6 +18,7 @@ MAY_IMPORT = {
     "convert": {"checkpoints"},
     "models": set(),
     "datasets": set(),
+    "diagnosis": set(),
     "openicl": {"models", "datasets"},
     "helm": {"models"},
     "tasks": {"checkpoints", "convert", "models", "datasets", "openicl", "helm"},

@@ -1,0 +1,1 @@
+"""What the training run itself says about its health: its log."""
