@@ -64,14 +64,35 @@ def load_icl_tasks(
     return [_load(config, data_dir, limit) for config in configs]
 
 
+def load_icl_task(config: DatasetConfig, *, data_dir: Path, limit: int | None = None) -> IclTask:
+    """One task of a configuration that was read already; otherwise as ``load_icl_tasks``."""
+    return _load(config, data_dir, limit)
+
+
 def run_icl_task(task: IclTask, model: LanguageModel) -> IclOutcome:
     """Evaluate ``model``. Raises ``ValueError`` for a log-probability that is no number."""
     before, started = _counters(model.cost), time.perf_counter()
+    records = infer_samples(task, model, task.samples)
+    scores, items = evaluate_records(task, records)
+    after = _counters(model.cost)
+    cost = {name: value - before.get(name, 0) for name, value in after.items()}
+    cost["task_seconds"] = time.perf_counter() - started
+    return IclOutcome({str(number): record for number, record in enumerate(records)}, scores, items, cost)
+
+
+def infer_samples(task: IclTask, model: LanguageModel, samples: Sequence[Sample]) -> list[dict[str, Any]]:
+    """What the predictions file keeps of ``samples`` (some or all of the task's), in their order."""
     inferencer = build_inferencer(task.infer_cfg["inferencer"])
-    predictions = inferencer.infer(model, task.samples, task.prompting)
-    metrics = _evaluate(task, predictions, ranks=inferencer.ranks)
+    return [prediction.record for prediction in inferencer.infer(model, samples, task.prompting)]
+
+
+def evaluate_records(task: IclTask, records: Sequence[Mapping[str, Any]]) -> tuple[tuple[Score, ...], tuple[Item, ...]]:
+    """Scores and items from records, one a sample, as ``infer_samples`` made them or a predictions file has them."""
+    ranks = build_inferencer(task.infer_cfg["inferencer"]).ranks
+    predictions = [_prediction(record, ranks=ranks) for record in records]
+    metrics = _evaluate(task, predictions, ranks=ranks)
     chance = None
-    if inferencer.ranks:
+    if ranks:
         chance = sum(1 / prediction.choices for prediction in predictions if prediction.choices) / len(predictions)
     scores = tuple(
         Score(
@@ -89,11 +110,14 @@ def run_icl_task(task: IclTask, model: LanguageModel) -> IclOutcome:
         for metric in metrics
         for sample, value in zip(task.samples, metric.values, strict=True)
     )
-    after = _counters(model.cost)
-    cost = {name: value - before.get(name, 0) for name, value in after.items()}
-    cost["task_seconds"] = time.perf_counter() - started
-    records = {str(number): prediction.record for number, prediction in enumerate(predictions)}
-    return IclOutcome(records, scores, items, cost)
+    return scores, items
+
+
+def _prediction(record: Mapping[str, Any], *, ranks: bool) -> Prediction:
+    if not ranks:
+        return Prediction(record["prediction"], dict(record))
+    choices = sum(str(key).startswith("label: ") for key in record)
+    return Prediction(record["prediction"], dict(record), record.get("prediction (normalized)"), choices)
 
 
 def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:

@@ -1,0 +1,56 @@
+"""What all partitioners share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoeval.tasks.names import output_path
+
+Dataset = dict[str, Any]
+Count = Callable[[Dataset], int]  # how many items a dataset has
+
+
+class Partitioner(ABC):
+    """``partition`` gives the tasks that are left to do."""
+
+    def __init__(self, out_dir: str | None = None) -> None:
+        # OpenCompass's configurations may name it; here the stage decides where its outputs are.
+        del out_dir
+
+    def partition(
+        self,
+        models: Sequence[Mapping[str, Any]],
+        datasets: Sequence[Dataset],
+        *,
+        out_dir: Path,
+        count: Count,
+        keep: Mapping[str, Any],
+    ) -> list[dict[str, Any]]:
+        """Tasks for every model; ``keep`` goes into each. ``out_dir`` is ``predictions`` or ``results``.
+
+        ``count`` is asked only where a rule needs a dataset's number of items.
+        """
+        tasks = []
+        for model in models:
+            waiting = [dataset for dataset in datasets if not output_path(out_dir, model, dataset).exists()]
+            for chunk in self.chunks(dict(model), waiting, out_dir, count):
+                tasks.append({"models": [dict(model)], "datasets": [chunk], **keep})
+        return tasks
+
+    @abstractmethod
+    def chunks(
+        self, model: dict[str, Any], datasets: list[Dataset], out_dir: Path, count: Count
+    ) -> list[list[Dataset]]:
+        """Lists of datasets that one task evaluates."""
+
+
+def part(dataset: Dataset, index: int, start: int, stop: int) -> Dataset:
+    """Rows ``start:stop`` of what ``dataset`` had, called ``<abbr>_<index>``."""
+    return {
+        **dataset,
+        "abbr": f"{dataset['abbr']}_{index}",
+        "test_range": f"{dataset.get('test_range', '')}[{start}:{stop}]",
+    }
