@@ -13,6 +13,7 @@ import argparse
 import fcntl
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -69,11 +70,23 @@ def read_settings(path: Path) -> Settings:
 
 @contextmanager
 def publisher_lock(work_dir: Path) -> Iterator[None]:
-    """Held by the one process that rebuilds the views and publishes; waits for the one before."""
+    """Held by the one process that rebuilds the views and publishes; waits for the one before.
+
+    W&B's client hands its standard input on to the service process that writes the runs. While the lock is held, that
+    is the lock's file: after a SIGKILL the lock lasts until the service has gone too, and nobody reads half a run.
+    """
     work_dir.mkdir(parents=True, exist_ok=True)
     with (work_dir / "publisher.lock").open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
-        yield
+        standard_input = os.dup(0)
+        os.dup2(stream.fileno(), 0)
+        try:
+            yield
+        finally:
+            if "wandb" in sys.modules:
+                sys.modules["wandb"].teardown()  # ends a service that is still there, for it holds the lock too
+            os.dup2(standard_input, 0)
+            os.close(standard_input)
 
 
 def refresh(work_dir: Path, settings: Settings) -> Outcome:

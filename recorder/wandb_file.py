@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 BLOCK_BYTES = 32 * 1024
+_MAGIC = b":W&B"
 _FILE_HEADER = struct.Struct("<4sHB")
 _CHUNK_HEADER = struct.Struct("<IHB")
 _DIRECTORY = re.compile(r"run-(?P<time>\d{8}_\d{6})-.*?(?:-(?P<count>\d{1,4}))?$")
@@ -52,12 +53,13 @@ class WandbRun:
 def read_chunks(path: Path | str) -> Iterator[bytes]:
     """The content of each whole record. Ends at the first torn or damaged one: a writer was killed there.
 
-    Raises ``WandbFileError`` when the file doesn't begin like one (an empty file has no records), ``OSError``.
+    Raises ``WandbFileError`` when the file doesn't begin like one (one that ends within its header has no records),
+    ``OSError``.
     """
     content = Path(path).read_bytes()
-    if not content:
+    if len(content) < _FILE_HEADER.size and _MAGIC.startswith(content[: len(_MAGIC)]):
         return
-    if len(content) < _FILE_HEADER.size or not content.startswith(b":W&B"):
+    if not content.startswith(_MAGIC):
         raise WandbFileError(f"{path}: is not a .wandb file: it doesn't begin with ':W&B'")
     position = _FILE_HEADER.size
     parts: list[bytes] = []
@@ -139,15 +141,20 @@ def _values(items: Any) -> dict[str, Any]:
     return {_key(item): json.loads(item.value_json) for item in items if item.value_json}
 
 
-def read_runs(wandb_dir: Path | str, run_id: str | None = None) -> list[WandbRun]:
-    """All runs below ``wandb_dir`` (``<work_dir>/wandb``), or those of one id, in the order of their beginning."""
+def wandb_files(wandb_dir: Path | str, run_id: str | None = None) -> list[Path]:
+    """The ``.wandb`` files below ``wandb_dir`` (``<work_dir>/wandb``), or those of one id, in the order of their runs."""
     pattern = "*run-*" if run_id is None else f"*run-*-{run_id}*"
-    runs = [
-        read_wandb_file(path)
+    return [
+        path
         for directory in sorted(Path(wandb_dir).glob(pattern), key=_begun)
         if not directory.is_symlink()
         for path in sorted(directory.glob("*.wandb"))
     ]
+
+
+def read_runs(wandb_dir: Path | str, run_id: str | None = None) -> list[WandbRun]:
+    """All runs below ``wandb_dir``, or those of one id, in the order of their beginning. Raises as its files do."""
+    runs = [read_wandb_file(path) for path in wandb_files(wandb_dir, run_id)]
     return [run for run in runs if run_id is None or run.run_id == run_id]
 
 

@@ -1,9 +1,11 @@
 """Sends the ledger's outbox to Weights & Biases with the real client, so that nothing is lost and nothing comes twice.
 
-What shapes it (seen with wandb 0.31.0): a kill loses up to the last 15 seconds of rows, so each row has a short run of
-its own (init with ``resume="allow"``, log, finish), which offline is a directory of its own under ``<work_dir>/wandb``;
-``finish()`` also returns normally when the server refused the rows, so online they are read back before they count as
-sent; ``step=`` drops a late row, so the iteration is a value and the x-axis. Whoever calls holds the publisher's lock.
+What shapes it (seen with wandb 0.31.0): a kill loses up to the last 15 seconds of rows, so what is due has a short run
+(init with ``resume="allow"``, log, finish), which offline is a directory of its own under ``<work_dir>/wandb``;
+``finish()`` also returns normally when the server refused the rows, so they are read back before they count as sent;
+``step=`` drops a late row, so the iteration is a value and the x-axis. ``finish()`` returns before the client's service
+has written the file and let go of the run's id, so the service is ended after each run (``wandb.teardown``). Whoever
+calls holds the publisher's lock (``recorder.refresh.publisher_lock``).
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from recorder.baselines import Baseline
 from recorder.leaderboard import LeaderboardRow
 from recorder.ledger import Ledger, ScoreRow
 from recorder.published_models import PublishedModel
-from recorder.wandb_file import WandbFileError, read_runs, read_wandb_file
+from recorder.wandb_file import WandbFileError, read_wandb_file, wandb_files
 from recorder.wandb_rows import (
     AXES,
     TAGS,
@@ -43,8 +45,6 @@ logger = logging.getLogger(__name__)
 SINK = "wandb"
 INIT_SECONDS = 30.0
 SERVER_SHOWS_AFTER = (0.0, 1.0, 2.0, 4.0)  # seconds before each look; a row needs a moment to show up
-ID_FREE_AFTER = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # finish() returns before the client's service lets go of the id
-FILE_HOLDS_AFTER = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0)  # finish() returns before the file is written out
 
 Mode = Literal["offline", "online", "disabled"]
 
@@ -90,15 +90,12 @@ class Publisher:
         if self.settings.mode == "disabled":
             return Outcome()
         total = Outcome()
-        known = {model: self._enter(run_id(self.settings.project, model)) for model in {row.model for row in rows}}
-        for row in rows:
-            what = f"{row.model} iteration {row.iteration}"
-            result = self._attempt(what, partial(self._send, row, known[row.model], scores, baselines))
-            total += result
+        for model in sorted({row.model for row in rows}):
+            mine = [row for row in rows if row.model == model]
+            result = self._attempt(f"{len(mine)} rows of {model}", partial(self._send, model, mine, scores, baselines))
+            total += Outcome(result.published * len(mine), result.pending * len(mine), result.error)
             if result.error:
                 return total + Outcome(pending=len(rows) - total.published - total.pending)
-        for model in known:
-            self.ledger.remember(self._doubt(run_id(self.settings.project, model)), "")
         return total
 
     def publish_models(
@@ -174,16 +171,20 @@ class Publisher:
         s = self.settings
         return f"{s.mode}/{s.base_url or ''}/{s.entity or ''}/{s.project}"
 
-    def _send(self, row: RowToSend, known: bool, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> None:
-        identity = run_id(self.settings.project, row.model)
-        values = row.values
-        if values and not known:
-            values = _missing(self._known(identity), values)
-        if values:
-            unsent = {e.iteration for e in self.ledger.outbox_pending(SINK) if e.model == row.model}
-            sent = {s.iteration for s in scores if s.model == row.model} - unsent | {row.iteration}
-            self._run(identity, row.model, [values], summary_of(row.model, scores, baselines, sent))
-        self.ledger.outbox_done(SINK, row.outbox_ids)
+    def _send(
+        self, model: str, rows: Sequence[RowToSend], scores: Sequence[ScoreRow], baselines: Sequence[Baseline]
+    ) -> None:
+        identity = run_id(self.settings.project, model)
+        with self._under_way(identity) as known_to_ledger:
+            values = [row.values for row in rows if row.values]
+            if values and not known_to_ledger:
+                known = self._known(identity)
+                values = [lacking for row in values if (lacking := _missing(known, row))]
+            if values:
+                unsent = {e.iteration for e in self.ledger.outbox_pending(SINK) if e.model == model}
+                sent = {s.iteration for s in scores if s.model == model} - unsent | {row.iteration for row in rows}
+                self._run(identity, model, values, summary_of(model, scores, baselines, sent))
+            self.ledger.outbox_done(SINK, [entry for row in rows for entry in row.outbox_ids])
 
     def _send_model(self, model: PublishedModel, rows: Sequence[Values], *, summary_only: bool = False) -> None:
         identity = run_id(self.settings.project, model.name, "baseline")
@@ -248,54 +249,59 @@ class Publisher:
 
         self.work_dir.mkdir(parents=True, exist_ok=True)
         options: dict[str, Any] = {"base_url": self.settings.base_url} if self.settings.base_url else {}
-        run = _init(
-            project=self.settings.project,
-            entity=self.settings.entity,
-            dir=self.work_dir,
-            id=identity,
-            name=name,
-            group=name,
-            job_type=job_type,
-            tags=list(tags),
-            config=config,
-            mode="online" if self.settings.mode == "online" else "offline",
-            resume="allow",
-            settings=wandb.Settings(
-                console="off",
-                silent=True,
-                disable_git=True,
-                disable_code=True,
-                save_code=False,
-                disable_job_creation=True,
-                init_timeout=INIT_SECONDS,
-                x_disable_meta=True,
-                x_disable_stats=True,
-                x_disable_machine_info=True,
-                x_save_requirements=False,
-                **options,
-            ),
-        )
         try:
-            yield run
-        except BaseException:
-            run.finish(exit_code=1)
-            raise
-        run.finish()
+            run = wandb.init(
+                project=self.settings.project,
+                entity=self.settings.entity,
+                dir=self.work_dir,
+                id=identity,
+                name=name,
+                group=name,
+                job_type=job_type,
+                tags=list(tags),
+                config=config,
+                mode="online" if self.settings.mode == "online" else "offline",
+                resume="allow",
+                settings=wandb.Settings(
+                    console="off",
+                    silent=True,
+                    disable_git=True,
+                    disable_code=True,
+                    save_code=False,
+                    disable_job_creation=True,
+                    init_timeout=INIT_SECONDS,
+                    x_disable_meta=True,
+                    x_disable_stats=True,
+                    x_disable_machine_info=True,
+                    x_save_requirements=False,
+                    **options,
+                ),
+            )
+            try:
+                yield run
+            except BaseException:
+                run.finish(exit_code=1)
+                raise
+            run.finish()
+        finally:
+            wandb.teardown()
 
     # What is there already
 
     def _doubt(self, identity: str) -> str:
         return f"wandb-doubt:{self._place()}:{identity}"
 
-    def _enter(self, identity: str) -> bool:
-        """Note that rows are under way; whether the ledger knows all that the run holds.
+    @contextmanager
+    def _under_way(self, identity: str) -> Iterator[bool]:
+        """Notes that rows are under way; yields whether the ledger knows all that the run holds.
 
         It doesn't after a kill or a failure, nor does a ledger that never sent to the run (made anew, perhaps): then
         each row is looked up first.
         """
         known = self.ledger.recall(self._doubt(identity)) == ""
         self.ledger.remember(self._doubt(identity), "rows are under way")
-        return known
+        yield known
+        self.ledger.remember(self._doubt(identity), "")
 
     def _known(self, identity: str) -> dict[tuple[int, str], float]:
         """The last value of each (iteration, metric) of a run: offline of its directories, online of the server."""
@@ -303,11 +309,18 @@ class Publisher:
         return _by_metric([rows])
 
     def _local_rows(self, identity: str) -> list[dict[str, Any]]:
-        try:
-            return [row for run in read_runs(self.work_dir / "wandb", identity) for row in run.history]
-        except WandbFileError as error:
-            logger.warning("W&B: %s; taken as if it held nothing", error)
-            return []
+        """Of the offline runs only: what an online run left here was, or will be, sent to the server by itself."""
+        rows: list[dict[str, Any]] = []
+        for file in wandb_files(self.work_dir / "wandb", identity):
+            if not file.parent.name.startswith("offline-"):
+                continue
+            try:
+                run = read_wandb_file(file)
+            except WandbFileError as error:
+                logger.warning("W&B: %s; taken as if it held nothing", error)
+                continue
+            rows += run.history if run.run_id == identity else []
+        return rows
 
     def _server_rows(self, identity: str) -> list[dict[str, Any]]:
         import wandb
@@ -325,35 +338,22 @@ class Publisher:
 
     def _confirm(self, identity: str, rows: Sequence[Values], directory: Path) -> None:
         """Raises ``NotConfirmed`` unless what was sent can be read back from the server, or offline from its file."""
-        online = self.settings.mode == "online"
-        for wait in SERVER_SHOWS_AFTER if online else FILE_HOLDS_AFTER:
-            time.sleep(wait)
-            if online and not rows:
+        if self.settings.mode == "online":
+            if not rows or self._server_shows(identity, rows):
                 return
-            if online:
-                known = self._known(identity)
-            else:
-                runs = [read_wandb_file(file) for file in directory.glob("*.wandb")]
-                if not any(run.finished for run in runs):
-                    continue
-                known = _by_metric(run.history for run in runs)
+            raise NotConfirmed(f"run {identity}: the rows cannot be read back from the server")
+        runs = [read_wandb_file(file) for file in directory.glob("*.wandb")]
+        known = _by_metric(run.history for run in runs)
+        if not any(run.finished for run in runs) or not all(_holds(known, row) for row in rows):
+            raise NotConfirmed(f"run {identity}: the rows cannot be read back from {directory}")
+
+    def _server_shows(self, identity: str, rows: Sequence[Values]) -> bool:
+        for wait in SERVER_SHOWS_AFTER:
+            time.sleep(wait)
+            known = self._known(identity)
             if all(_holds(known, row) for row in rows):
-                return
-        raise NotConfirmed(f"run {identity}: the rows cannot be read back from {'the server' if online else directory}")
-
-
-def _init(**arguments: Any) -> Any:
-    """``wandb.init``, tried again while the client's service still holds the id of the run that just finished."""
-    import wandb
-
-    for wait in ID_FREE_AFTER:
-        try:
-            return wandb.init(**arguments)
-        except Exception as error:  # wandb's own class for it lives in a private module
-            if "is in use" not in str(error):
-                raise
-            time.sleep(wait)
-    return wandb.init(**arguments)
+                return True
+        return False
 
 
 def _by_metric(histories: Iterable[Iterable[Mapping[str, Any]]]) -> dict[tuple[int, str], float]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -215,18 +218,61 @@ def test_a_torn_or_damaged_file_gives_the_records_before(work_dir: WorkDir, tmp_
         read_wandb_file(torn)
 
 
+KILL_AT = """
+import os, signal, sys
+from recorder import refresh, wandb_publisher
+import wandb
+def die(*_, **__):
+    os.kill(os.getpid(), signal.SIGKILL)
+patched, name = {"log": (wandb.Run, "log"), "teardown": (wandb, "teardown"), "finish": (wandb.Run, "finish"),
+                 "confirm": (wandb_publisher.Publisher, "_confirm"), "mark": (refresh.Ledger, "outbox_done")}[sys.argv[1]]
+setattr(patched, name, die)
+refresh.main(sys.argv[2:])
+"""
+
+
 @pytest.mark.slow
 def test_sigkill_in_the_middle_loses_nothing_and_repeats_nothing(work_dir: WorkDir):
-    iterations = [1000 * number for number in range(1, 9)]
-    for iteration in iterations:
-        work_dir.evaluated(checkpoint(iteration), iteration / 10000, 0.5)
     arguments = ["--work-dir", str(work_dir.path), "--settings", str(work_dir.settings)]
-    command = [sys.executable, "-m", "recorder.refresh", *arguments]
-    for wanted in (1, 3, 5):  # killed as soon as so many rows' directories are there, finished or not
+    iterations = []
+    for where in ("log", "finish", "teardown", "confirm", "mark"):  # before the rows are written, during and after
+        iterations.append(1000 * (len(iterations) + 1))
+        work_dir.evaluated(checkpoint(iterations[-1]), iterations[-1] / 10000, 0.5)
+        killed = subprocess.run([sys.executable, "-c", KILL_AT, where, *arguments], cwd=HOME, capture_output=True)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = subprocess.run([sys.executable, "-m", "recorder.refresh", *arguments], cwd=HOME, capture_output=True)
+    assert json.loads(done.stdout.splitlines()[-1])["error"] is None
+    assert sorted(row["iteration"] for row in work_dir.rows(run_id("proj", "gpt"))) == iterations
+
+
+@pytest.mark.slow
+def test_sigkill_at_any_moment_loses_nothing_and_repeats_nothing(work_dir: WorkDir):
+    for iteration in (1000, 2000, 3000):
+        work_dir.evaluated(checkpoint(iteration), iteration / 10000, 0.5)
+    command = [sys.executable, "-m", "recorder.refresh", "--work-dir", str(work_dir.path)]
+    command += ["--settings", str(work_dir.settings)]
+    for wanted in (1, 2, 3):  # killed as soon as so many runs' directories are there, finished or not
         process = subprocess.Popen(command, cwd=HOME, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and len(list(work_dir.path.glob(f"wandb/*{run_id('proj', 'gpt')}*"))) < wanted:
+        while process.poll() is None and len(list(work_dir.path.glob("wandb/offline-run-*"))) < wanted:
             time.sleep(0.005)
         process.kill()
         process.wait()
     assert subprocess.run(command, cwd=HOME, capture_output=True, check=False).returncode == 0
-    assert sorted(row["iteration"] for row in work_dir.rows(run_id("proj", "gpt"))) == iterations
+    assert sorted(row["iteration"] for row in work_dir.rows(run_id("proj", "gpt"))) == [1000, 2000, 3000]
+
+
+@pytest.mark.slow
+def test_the_lock_lasts_until_the_service_of_a_killed_publisher_is_gone(tmp_path: Path):
+    code = (
+        "import os, signal, subprocess, sys; from pathlib import Path; from recorder.refresh import publisher_lock\n"
+        "with publisher_lock(Path(sys.argv[1])):\n"
+        "    print(subprocess.Popen(['sleep', '600'], close_fds=True, start_new_session=True, stdout=2).pid, flush=True)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=HOME, stdout=subprocess.PIPE, text=True)
+    service = int(killed.stdout)
+    with (tmp_path / "publisher.lock").open("a") as stream:
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.kill(service, signal.SIGKILL)
+        fcntl.flock(stream, fcntl.LOCK_EX)
