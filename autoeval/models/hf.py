@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from autoeval.models.adapter import with_adapter
 from autoeval.models.decoding import decode
 from autoeval.models.network import Network
 from autoeval.models.requests import (
@@ -46,6 +47,8 @@ class HuggingFaceModel:
     before fast ones: bf16 changes a few decisions in a hundred); else ``float32``, ``bfloat16``, ``float16``.
     ``device``: ``auto`` is the first GPU if there is one. ``max_seq_len``: tokens the model may see at once, at most
     what its configuration says (``None``: just that). ``batch_tokens``: tokens of one forward pass, or ``auto``.
+    ``tokenizer_path``: where the tokenizer is, when it is not beside the weights. ``peft_path``: an adapter that is
+    merged into the weights.
 
     Raises ``ValueError`` for options that the checkpoint cannot satisfy and ``OSError`` when it cannot be read.
     """
@@ -58,6 +61,8 @@ class HuggingFaceModel:
         device: str = "auto",
         max_seq_len: int | None = None,
         batch_tokens: int | str = "auto",
+        tokenizer_path: Path | str | None = None,
+        peft_path: Path | str | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -69,8 +74,10 @@ class HuggingFaceModel:
         self.path = directory
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
-        self.tokenizer: Any = AutoTokenizer.from_pretrained(directory, **safe)
+        self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
+        if peft_path is not None:
+            model = with_adapter(model, Path(peft_path))
         self.model: Any = model.to(self.device).eval()
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
