@@ -1,7 +1,8 @@
 """One name per tensor, whatever wrote the checkpoint.
 
-The canonical names are those of megatron-core's local layer spec with global layer numbers:
-``decoder.layers.3.self_attention.linear_qkv.weight``, ``decoder.layers.3.pre_mlp_layernorm.weight``.
+The canonical names are those of megatron-core's local layer spec with global layer numbers, and one name per expert:
+``decoder.layers.3.self_attention.linear_qkv.weight``, ``decoder.layers.3.pre_mlp_layernorm.weight``,
+``decoder.layers.3.mlp.experts.7.linear_fc1.weight``.
 """
 
 from __future__ import annotations
@@ -11,7 +12,12 @@ import re
 _SUFFIXES = (
     # Transformer Engine fuses a norm into the linear layer behind it; sharded checkpoints always use its names.
     (re.compile(r"\.self_attention\.linear_qkv\.layer_norm_(weight|bias)$"), r".input_layernorm.\1"),
+    (re.compile(r"\.self_attention\.linear_q_up_proj\.layer_norm_(weight|bias)$"), r".self_attention.q_layernorm.\1"),
+    (re.compile(r"\.self_attention\.linear_kv_up_proj\.layer_norm_(weight|bias)$"), r".self_attention.kv_layernorm.\1"),
     (re.compile(r"\.mlp\.linear_fc1\.layer_norm_(weight|bias)$"), r".pre_mlp_layernorm.\1"),
+    # Experts: one module each (SequentialMLP, or a sharded checkpoint), or numbered weights (TEGroupedMLP).
+    (re.compile(r"\.mlp\.experts\.(?:local_experts|experts)\.(\d+)\."), r".mlp.experts.\1."),
+    (re.compile(r"\.mlp\.experts\.(linear_fc[12])\.(weight|bias)(\d+)$"), r".mlp.experts.\3.\1.\2"),
     # Before megatron-core ("legacy models").
     (re.compile(r"\.(?:self_)?attention\.query_key_value\."), ".self_attention.linear_qkv."),
     (re.compile(r"\.(?:self_)?attention\.dense\."), ".self_attention.linear_proj."),
@@ -23,7 +29,8 @@ _SUFFIXES = (
 )
 
 _NOT_WEIGHTS = re.compile(r"(^|\.)(optimizer|chained_\d+|rng_state|rerun_state_machine|common_state)(\.|/|$|_)")
-_EXTRA_STATE = re.compile(r"_extra_state(/|$)|\.inv_freq$|core_attention\.")
+_EXTRA_STATE = re.compile(r"_extra_state\d*(/|$)|\.inv_freq$")
+_EXPERT = re.compile(r"(\.mlp\.experts\.)(\d+)\.")
 
 
 def is_weight(key: str) -> bool:
@@ -35,3 +42,13 @@ def canonical(name: str) -> str:
     for pattern, replacement in _SUFFIXES:
         name = pattern.sub(replacement, name)
     return name
+
+
+def is_expert(name: str) -> bool:
+    """Whether a canonical name is that of one of many experts (a shared expert is none)."""
+    return _EXPERT.search(name) is not None
+
+
+def shift_expert(name: str, first: int) -> str:
+    """An expert's canonical name with its number counted from ``first``."""
+    return _EXPERT.sub(lambda found: f"{found[1]}{int(found[2]) + first}.", name)

@@ -23,8 +23,32 @@ class Source(Protocol):
         ...
 
     def tensor(self, name: str) -> Tensor:
-        """Read one weight; raises ``ConversionError`` when it is absent or damaged."""
+        """Read one weight; raises ``ConversionError`` when it is absent or damaged. It must not be written to."""
         ...
+
+
+class LastRead:
+    """Keeps the last tensor, no more: the parts of a fused one are asked for one after another, and read once."""
+
+    path: Path
+
+    def __init__(self) -> None:
+        self._names: frozenset[str] = frozenset()
+        self._last: tuple[str, Tensor] | None = None
+
+    def names(self) -> frozenset[str]:
+        return self._names
+
+    def tensor(self, name: str) -> Tensor:
+        if self._last is None or self._last[0] != name:
+            if name not in self._names:
+                raise ConversionError(f"{self.path}: the checkpoint has no tensor {name}")
+            self._last = None  # before the next is read, so that there is never more than one
+            self._last = (name, self._read(name))
+        return self._last[1]
+
+    def _read(self, name: str) -> Tensor:
+        raise NotImplementedError
 
 
 def open_source(path: Path) -> Source:
