@@ -12,8 +12,9 @@ from pathlib import Path
 
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
+from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import WORKER, ask_tasks
-from autoeval.watched_run import FINAL_STATES, WatchedRun, WatchOptions, make_watcher, task_plan
+from autoeval.watched_run import FINAL_STATES, WatchedRun
 from autoeval.yaml_file import ConfigError
 from recorder.ledger import CheckpointRow, Ledger, TaskRow
 from recorder.results import CheckpointRef

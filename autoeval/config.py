@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from autoeval.order import Order
 from autoeval.yaml_file import ConfigError, YamlFile
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,9 @@ class ModelSection(_Section):
     device: str = "auto"
     max_seq_len: int | None = Field(None, gt=1)
     batch_tokens: int | Literal["auto"] = "auto"
-    keep_converted: int = Field(1, ge=0, description="converted models left on disk, the newest ones")
+    keep_converted: int = Field(1, ge=0, description="converted models left on disk, those of the highest iterations")
+    converted_disk_gb: float | None = Field(None, gt=0, description="10^9 bytes that they may take together")
+    verify: Literal["never", "first", "always"] = Field("first", description="compare with Megatron's own logits")
 
 
 class RunnerSection(_Section):
@@ -110,7 +113,8 @@ class AutoEval(_Section):
     icl: IclSection | None = None
     model: ModelSection = ModelSection()
     runner: RunnerSection = RunnerSection()
-    order: Literal["newest-first", "oldest-first"] = "newest-first"
+    order: Order = "newest-first"
+    max_backlog: int | None = Field(None, ge=1, description="checkpoints that may wait; those last in turn are missed")
     baselines: Path | None = None
     wandb: WandbSection = WandbSection()
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from autoeval.config import AutoEval
+from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import ask_tasks
-from autoeval.watched_run import WatchOptions, make_watcher, task_plan
 
 PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
 

@@ -6,85 +6,30 @@ import contextlib
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-from autoeval.checkpoints import Checkpoint, CheckpointChanged, CheckpointVanished, Watcher, pinned, sweep_pins
-from autoeval.config import AutoEval
-from autoeval.tasks.plan import (
-    EvaluationPlan,
-    HelmPlan,
-    IclPlan,
-    ModelOptions,
-    TaskPlan,
-    TokenizerFiles,
-    log_path,
-    save_plan,
+from autoeval.checkpoints import (
+    Checkpoint,
+    CheckpointChanged,
+    CheckpointVanished,
+    detect_format,
+    fingerprint,
+    pinned,
+    sweep_pins,
 )
-from recorder.files import write_json
-from recorder.ledger import Ledger
+from autoeval.config import AutoEval
+from autoeval.order import given_up, in_turn
+from autoeval.planning import WatchOptions, evaluation_plan, iteration_directory, make_watcher, task_plan
+from autoeval.tasks.converted import keep_newest, sweep
+from autoeval.tasks.plan import log_path, save_plan
+from recorder.ledger import CheckpointRow, Ledger, TaskRow
 from recorder.results import CheckpointRef, read_result
 
 logger = logging.getLogger(__name__)
 
 FINAL_STATES = frozenset({"recorded", "failed", "missed"})
-
-
-@dataclass(frozen=True)
-class WatchOptions:
-    """What the command line says. ``begin`` None means the interval, ``end`` None means for ever."""
-
-    begin: int | None = None
-    end: int | None = None
-    interval: int = 1000
-    check_interval_minutes: float = 30.0
-    model_type: str = "megatron"
-    eval_type: str = "all"
-
-    @property
-    def first(self) -> int:
-        return self.interval if self.begin is None else self.begin
-
-    @property
-    def last(self) -> int | None:
-        """The last iteration that is due, ``None`` when there is no end."""
-        if self.end is None:
-            return None
-        return self.end - (self.end - self.first) % self.interval
-
-
-def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
-    """The part of the configuration that says what to evaluate."""
-    icl = helm = None
-    if config.icl is not None and eval_type in ("icl", "all"):
-        icl = IclPlan(tuple(config.icl.datasets), str(config.icl.data_dir), config.icl.limit)
-    if config.helm is not None and eval_type in ("helm", "all"):
-        chosen = config.helm.benchmarks
-        helm = HelmPlan(
-            conf_path=str(config.helm.helm_spec_template_path),
-            output_path=str(config.helm.helm_output_path or config.work_dir / "helm"),
-            suite=f"{config.project_name}-{config.model_name}",
-            eval_instances=config.helm.eval_instances,
-            benchmarks=None if chosen is None else tuple((b.name, tuple(b.metrics)) for b in chosen),
-            seconds_limit=config.helm.seconds_limit,
-        )
-    return TaskPlan(icl=icl, helm=helm)
-
-
-def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
-    section = config.megatron if options.model_type == "megatron" else config.huggingface
-    assert section is not None  # commands.py has checked it
-    return Watcher(
-        section.checkpoint_path,
-        config.model_name,
-        token_per_iteration=section.token_per_iteration,
-        begin=options.first,
-        end=options.end,
-        interval=options.interval,
-        check_interval_seconds=options.check_interval_minutes * 60,
-        model_type=options.model_type,
-    )
+BACKLOG = "max_backlog"  # how the reason of a checkpoint begins that was given up on purpose
 
 
 @dataclass
@@ -110,12 +55,13 @@ class WatchedRun:
         self.task_plan = task_plan(config, options.eval_type)
         self.watcher = make_watcher(config, options)
         self.entries: dict[str, Entry] = {}
+        self.changed = False  # since the views were last asked for
         fresh = not self.ledger_path.exists()
         self.ledger = Ledger(self.ledger_path)
         if fresh and (taken_in := self.ledger.rebuild(config.work_dir)):
             logger.info("%s: ledger rebuilt from %d result files", config.model_name, taken_in)
-        sweep_pins(self._pins)
-        self._sweep_conversions()
+        sweep(self._directory)
+        self._scanned = False
         self._told: dict[int, str] = {}
 
     @property
@@ -127,23 +73,33 @@ class WatchedRun:
         return self.config.work_dir / "logs"
 
     @property
+    def _directory(self) -> Path:
+        return self.config.work_dir / self.config.model_name
+
+    @property
     def _pins(self) -> Path:
         # By model: another run may share the work directory, and its pins are not ours to sweep.
         return self.config.work_dir / ".pins" / self.config.model_name
 
-    def directory(self, iteration: int) -> Path:
-        return self.config.work_dir / self.config.model_name / f"iter_{iteration:07d}"
-
     def scan(self) -> None:
         """Look at the disk; take note of, and pin, every checkpoint that is newly complete."""
+        former_pins = None if self._scanned else self._put_former_pins_aside()
         result = self.watcher.scan()
         for checkpoint in result.complete:
             if checkpoint.fingerprint not in self.entries:
                 self._take_note(checkpoint)
-        for iteration, reason in result.abandoned:
+        if former_pins is not None:
+            self._go_on_with_what_a_former_daemon_knew(former_pins)
+            sweep_pins(former_pins)
+            self._scanned = True
+        self._tell("is never evaluated", result.abandoned)
+        self._give_up_what_is_too_much()
+
+    def _tell(self, what: str, reasons: Sequence[tuple[int, str]]) -> None:
+        for iteration, reason in reasons:
             if self._told.get(iteration) != reason:
                 self._told[iteration] = reason
-                logger.warning("%s iteration %d is never evaluated: %s", self.config.model_name, iteration, reason)
+                logger.warning("%s iteration %d %s: %s", self.config.model_name, iteration, what, reason)
 
     def _take_note(self, checkpoint: Checkpoint) -> None:
         ref = CheckpointRef(
@@ -158,91 +114,109 @@ class WatchedRun:
             entry.finished = True
             self.entries[ref.fingerprint] = entry
             return
-        for older in self.entries.values():
-            if older.ref.iteration == ref.iteration and not older.finished and not older.being_evaluated:
-                logger.warning("iteration %d was saved again before its evaluation began", ref.iteration)
+        for older in self.waiting():
+            if older.ref.iteration == ref.iteration:
                 self.finish(older, "missed", "the iteration was saved again before its evaluation began")
         self.ledger.note_checkpoint(ref, "found")
         logger.info("%s iteration %d is complete (%s)", ref.model, ref.iteration, checkpoint.format)
         try:
-            entry.readable = entry.pin.enter_context(pinned(checkpoint, self._pins))
-        except (CheckpointVanished, CheckpointChanged) as error:
+            self._pin(entry)
+        except CheckpointChanged as error:  # it is being written again: the next look sees another fingerprint
             self.ledger.set_state(ref, "missed", str(error))
             logger.warning("%s iteration %d is missed: %s", ref.model, ref.iteration, error)
-            entry.finished = isinstance(error, CheckpointVanished)
-            if not entry.finished:
-                return  # it is being written again: the next look sees another fingerprint
-        else:
-            self.ledger.set_state(ref, "pinned")
-        self.entries[ref.fingerprint] = entry
+        except CheckpointVanished as error:
+            self.entries[ref.fingerprint] = entry
+            self.finish(entry, "missed", str(error))
+        except OSError as error:  # of the disk, not of the checkpoint: tried again at the next look
+            self._tell("cannot be pinned", [(ref.iteration, str(error))])
+
+    def _pin(self, entry: Entry) -> None:
+        entry.readable = entry.pin.enter_context(pinned(entry.readable, self._pins))
+        self.ledger.set_state(entry.ref, "pinned")
+        self.entries[entry.ref.fingerprint] = entry
+
+    def _put_former_pins_aside(self) -> Path:
+        """What a killed daemon had pinned may be all that is left of a checkpoint: keep it until that is known."""
+        aside = self._pins.with_name(f".{self.config.model_name}.former")
+        aside.mkdir(parents=True, exist_ok=True)
+        if self._pins.is_dir():
+            for held in self._pins.iterdir():
+                shutil.rmtree(aside / held.name, ignore_errors=True)
+                held.rename(aside / held.name)
+        return aside
+
+    def _go_on_with_what_a_former_daemon_knew(self, former_pins: Path) -> None:
+        """Unfinished checkpoints of the ledger that are no longer where they were: pinned still, or missed."""
+        for row in self._rows():
+            unfinished = row.state not in (*FINAL_STATES, "evaluated") and row.fingerprint not in self.entries
+            if not unfinished or not self.watcher.wanted(row.iteration):
+                continue
+            ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
+            gone = Checkpoint(row.model, row.iteration, Path(row.path), "unknown", row.fingerprint, row.tokens)
+            held = next((pin for pin in former_pins.iterdir() if _fingerprint(pin) == row.fingerprint), None)
+            if held is not None and not row.superseded:
+                entry = Entry(gone, ref, replace(gone, path=held, format=detect_format(held)))
+                with contextlib.suppress(CheckpointChanged, CheckpointVanished):
+                    self._pin(entry)
+                    logger.info("%s iteration %d was deleted, but is pinned still", ref.model, ref.iteration)
+                    continue
+            if self.watcher.checkpoint_path.is_dir():  # otherwise it may be a disk that is not mounted yet
+                self.entries[ref.fingerprint] = entry = Entry(gone, ref, gone)
+                how = "saved again" if row.superseded else "deleted or saved again"
+                self.finish(entry, "missed", f"{row.path} was {how} before its turn, while no daemon was at work")
+
+    def _give_up_what_is_too_much(self) -> None:
+        waiting = {entry.ref.iteration: entry for entry in self.waiting()}
+        most = self.config.max_backlog
+        for iteration in given_up(self.config.order, waiting, self._evaluated(), most):
+            self.finish(waiting[iteration], "missed", f"{BACKLOG}: more than {most} checkpoints were waiting")
 
     def _is_done(self, ref: CheckpointRef) -> bool:
-        """Whether this save was evaluated to the end, by all tasks in their present versions."""
+        """Whether this save was evaluated to the end, by all tasks in their present versions.
+
+        One that was missed because its files were not there is welcome when they are; one given up on purpose is not.
+        """
         row = next((r for r in self.ledger.checkpoints() if _same_save(r, ref)), None)
         if row is None or row.state not in FINAL_STATES:
             return False
         if row.state != "recorded":
-            return True
+            return row.state == "failed" or (row.error or "").startswith(BACKLOG)
         rows = self.ledger.tasks()
         known = {(r.task, r.version) for r in rows if _same_save(r, ref) and r.state in ("done", "failed")}
         return set(self.tasks) <= known
 
-    def pending(self) -> list[Entry]:
-        """What waits for evaluation, in the configured order."""
-        newest_first = self.config.order == "newest-first"
-        waiting = [entry for entry in self.entries.values() if not entry.finished]
-        return sorted(waiting, key=lambda entry: entry.ref.iteration, reverse=newest_first)
+    def _rows(self) -> list[CheckpointRow]:
+        return [row for row in self.ledger.checkpoints() if row.model == self.config.model_name]
 
-    def reached_the_end(self) -> bool:
-        """Whether the last due iteration and everything that was complete before it are finished."""
-        last = self.options.last
-        return last is not None and any(e.ref.iteration == last for e in self.entries.values()) and not self.pending()
+    def _evaluated(self) -> set[int]:
+        """Iterations that have scores or are about to have them: the points of the curve."""
+        states = ("evaluating", "evaluated", "recorded")
+        return {row.iteration for row in self._rows() if row.state in states and not row.superseded}
 
-    def anything_failed(self) -> bool:
-        """Whether a checkpoint or a task failed for good. A missed checkpoint is none: nothing here could help it."""
-        seen = {entry.ref.fingerprint for entry in self.entries.values()}
-        rows = [row for row in self.ledger.checkpoints() if row.fingerprint in seen and row.state != "missed"]
-        mine = {row.fingerprint for row in rows}
-        failed_tasks = any(row.state == "failed" and row.fingerprint in mine for row in self.ledger.tasks())
-        return failed_tasks or any(row.state == "failed" for row in rows)
+    def waiting(self) -> list[Entry]:
+        """What is to be evaluated and is not being evaluated now, at most one save of an iteration."""
+        return [entry for entry in self.entries.values() if not entry.finished and not entry.being_evaluated]
 
-    def make_plan(self, entry: Entry) -> Path:
-        """Write the plan file of a checkpoint. Tasks that keep killing the worker are left out."""
-        directory = self.directory(entry.ref.iteration)
-        allowed = self.config.runner.max_attempts
-        plan = EvaluationPlan(
-            checkpoint=entry.ref,
-            format=entry.readable.format,
-            source=str(entry.readable.path),
-            directory=str(directory),
-            logs=str(self.logs),
-            tasks=self.task_plan,
-            tokenizer=self._tokenizer(),
-            model=self._model_options(),
-            skip=tuple(task for task, deaths in entry.deaths.items() if deaths >= allowed),
-        )
-        path = directory / "plan.json"
-        save_plan(path, plan)
+    def take_next(self) -> Entry | None:
+        """The checkpoint whose turn it is. Those that are lost by then are recorded as missed on the way."""
+        waiting = {entry.ref.iteration: entry for entry in self.waiting()}
+        for iteration in in_turn(self.config.order, waiting, self._evaluated()):
+            if (lost := _lost(waiting[iteration].readable)) is None:
+                return waiting[iteration]
+            self.finish(waiting[iteration], "missed", lost)
+        return None
+
+    def begin(self, entry: Entry) -> Path:
+        """Note that ``entry`` is being evaluated; returns the plan file. Tasks that keep killing the worker are left
+        out of it."""
+        entry.being_evaluated = True
+        self.ledger.set_state(entry.ref, "evaluating")
+        for task, version in self.tasks:
+            self.ledger.note_task(entry.ref, task, "queued", version=version)
+        skip = tuple(task for task, deaths in entry.deaths.items() if deaths >= self.config.runner.max_attempts)
+        path = iteration_directory(self.config, entry.ref.iteration) / "plan.json"
+        save_plan(path, evaluation_plan(self.config, self.task_plan, self.tasks, entry.ref, entry.readable, skip))
         return path
-
-    def _tokenizer(self) -> TokenizerFiles | None:
-        section = self.config.megatron
-        if section is None:
-            return None
-
-        def text(path: Path | None) -> str | None:
-            return None if path is None else str(path)
-
-        return TokenizerFiles(
-            kind=section.tokenizer_type,
-            vocab_path=text(section.vocab_path),
-            merge_path=text(section.merge_path),
-            path=text(section.tokenizer_path),
-        )
-
-    def _model_options(self) -> ModelOptions:
-        options = self.config.model
-        return ModelOptions(options.dtype, options.device, options.max_seq_len, options.batch_tokens)
 
     def ingest(self, entry: Entry, task: str, version: str, result: str) -> None:
         """Take a finished task's file into the ledger."""
@@ -250,86 +224,82 @@ class WatchedRun:
         self.ledger.ingest(content)
         log = str(log_path(self.logs, entry.ref, task))
         self.ledger.note_task(entry.ref, task, "done", version=version, log=log)
+        where = f"{entry.ref.model} iteration {entry.ref.iteration}"
         for score in content.scores[:2]:
             shown = "" if score.stderr is None else f" ± {score.stderr:.4f}"
-            logger.info(
-                "%s iteration %d: %s %s %.4f%s (n=%d)",
-                entry.ref.model,
-                entry.ref.iteration,
-                task,
-                score.metric,
-                score.value,
-                shown,
-                score.n,
-            )
+            logger.info("%s: %s %s %.4f%s (n=%d)", where, task, score.metric, score.value, shown, score.n)
 
     def finish(self, entry: Entry, state: str, error: str | None = None) -> None:
         """Give the checkpoint its final (or ``evaluated``) state and let go of its files."""
         entry.finished, entry.being_evaluated = True, False
+        self.changed = True
         if state in ("failed", "missed"):
+            log = logger.error if state == "failed" else logger.warning
+            log("%s iteration %d %s: %s", entry.ref.model, entry.ref.iteration, state, error)
             for row in self.ledger.tasks():
                 if _same_save(row, entry.ref) and row.state in ("queued", "running"):
                     self.ledger.note_task(entry.ref, row.task, "failed", version=row.version, error=error)
         self.ledger.set_state(entry.ref, state, error)
         entry.pin.close()
-        self.remove_old_conversions()
+        unfinished = [entry.ref.iteration for entry in self.entries.values() if not entry.finished]
+        in_use = {iteration_directory(self.config, iteration) / "hf" for iteration in unfinished}
+        keep_newest(self._directory, self.config.model.keep_converted, in_use)
 
-    def remove_old_conversions(self) -> None:
-        """Keep the newest ``model.keep_converted`` Hugging Face directories that were made here."""
-        in_use = {self.directory(entry.ref.iteration) for entry in self.pending()}
-        made = sorted((self.config.work_dir / self.config.model_name).glob("iter_*/hf"))
-        done = [path for path in made if path.parent not in in_use]
-        for path in done[: max(0, len(done) - self.config.model.keep_converted)]:
-            shutil.rmtree(path, ignore_errors=True)
+    def reached_the_end(self) -> bool:
+        """Whether the last due iteration and everything that was complete before it are finished."""
+        last = self.options.last
+        entries = self.entries.values()
+        return last is not None and any(e.ref.iteration == last for e in entries) and all(e.finished for e in entries)
 
-    def _sweep_conversions(self) -> None:
-        """Remove what a conversion that was killed left beside its place; the lock says that none is at work."""
-        for pattern in ("iter_*/.hf.partial-*", "iter_*/.hf.old-*"):
-            for left in (self.config.work_dir / self.config.model_name).glob(pattern):
-                shutil.rmtree(left, ignore_errors=True)
+    def anything_failed(self) -> bool:
+        """Whether a checkpoint that was seen, or a task on it in its present version, failed for good.
 
-    def failed_tasks(self, ref: CheckpointRef) -> list[Any]:
-        return [row for row in self.ledger.tasks() if _same_save(row, ref) and row.state == "failed"]
+        A missed checkpoint is none: nothing here could help it. Nor is a save that another one has superseded.
+        """
+        rows = [row for row in self._rows() if row.fingerprint in self.entries and not row.superseded]
+        return any(row.state == "failed" or (row.state != "missed" and self._failed_tasks(row)) for row in rows)
+
+    def _failed_tasks(self, checkpoint: CheckpointRow) -> list[TaskRow]:
+        rows = [row for row in self.ledger.tasks() if _same_save(row, checkpoint) and row.state == "failed"]
+        return [row for row in rows if (row.task, row.version) in self.tasks]
 
     def mark_recorded(self) -> None:
         """What was evaluated to the end is in the ledger, and the views are rebuilt from it: it is recorded."""
-        for row in self.ledger.checkpoints():
-            if row.state == "evaluated" and row.model == self.config.model_name:
+        for row in self._rows():
+            if row.state == "evaluated":
                 ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
-                failed = self.failed_tasks(ref)
                 note = None
-                if failed:
-                    note = f"{len(failed)} of {len(self.tasks)} tasks failed: " + "; ".join(
-                        f"{r.task}: {r.error}" for r in failed
-                    )
+                if failed := self._failed_tasks(row):
+                    told = "; ".join(f"{task.task}: {task.error}" for task in failed)
+                    note = f"{len(failed)} of {len(self.tasks)} tasks failed: {told}"
                 self.ledger.set_state(ref, "recorded", note)
 
-    def write_settings(self) -> Path:
-        """The views' settings, for ``recorder.refresh``."""
-        config = self.config
-        path = config.work_dir / "settings.json"
-        write_json(
-            path,
-            {
-                "project": config.wandb_project,
-                "title": config.project_name,
-                "baselines": None if config.baselines is None else str(config.baselines),
-                "wandb": {
-                    "mode": config.wandb.mode,
-                    "project": config.wandb_project,
-                    "entity": config.wandb.entity,
-                    "base_url": config.wandb.base_url,
-                },
-            },
-        )
-        return path
-
     def close(self) -> None:
+        """Stop watching and let go of what is pinned: who ends the daemon in order gets the disk space back."""
         self.watcher.stop()
         for entry in self.entries.values():
             entry.pin.close()
         self.ledger.close()
 
 
-def _same_save(row: Any, ref: CheckpointRef) -> bool:
-    return row.model == ref.model and row.iteration == ref.iteration and row.fingerprint == ref.fingerprint
+def _same_save(row: CheckpointRow | TaskRow, save: CheckpointRef | CheckpointRow) -> bool:
+    return (row.model, row.iteration, row.fingerprint) == (save.model, save.iteration, save.fingerprint)
+
+
+def _fingerprint(directory: Path) -> str | None:
+    try:
+        return fingerprint(directory)
+    except OSError:
+        return None
+
+
+def _lost(readable: Checkpoint) -> str | None:
+    """Why a checkpoint cannot be evaluated any more; ``None`` when it can, as far as its files' names and times say."""
+    try:
+        if fingerprint(readable.path) == readable.fingerprint:
+            return None
+    except FileNotFoundError:
+        return f"{readable.path} was deleted before its turn"
+    except OSError:
+        return None  # the worker will meet it too, and tell what it is
+    return f"{readable.path} was deleted or saved again before its turn"

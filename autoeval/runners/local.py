@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -73,6 +74,8 @@ class LocalWorker:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # whatever it had started
+            os.killpg(self._process.pid, signal.SIGKILL)
 
     def _read_events(self) -> None:
         assert self._process.stdout is not None
@@ -87,16 +90,19 @@ def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list
 
     Raises ``ValueError`` with the worker's message when the plan cannot be loaded.
     """
-    answer = subprocess.run(
-        [*WORKER, "--list"],
-        cwd=HOME,
-        env={**worker_environment(), "AUTOEVAL_LOG_LEVEL": "ERROR"},
-        input=json.dumps(task_plan),
-        capture_output=True,
-        text=True,
-        timeout=timeout_seconds,
-        check=False,
-    )
+    try:
+        answer = subprocess.run(
+            [*WORKER, "--list"],
+            cwd=HOME,
+            env={**worker_environment(), "AUTOEVAL_LOG_LEVEL": "ERROR"},
+            input=json.dumps(task_plan),
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the tasks could not be loaded within {timeout_seconds:.0f} s") from None
     for line in answer.stdout.splitlines():
         event = json.loads(line)
         if event["event"] == "tasks":

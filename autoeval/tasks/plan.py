@@ -30,6 +30,15 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class ConversionOptions:
+    """``verify`` says when a conversion is compared with Megatron itself; ``budget_bytes`` limits the disk space of
+    all converted models of the run."""
+
+    verify: Literal["never", "first", "always"] = "first"
+    budget_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class IclPlan:
     datasets: tuple[str, ...]
     data_dir: str
@@ -59,7 +68,8 @@ class EvaluationPlan:
     """Everything about one checkpoint.
 
     ``source`` is where its files can be read (a pinned copy), ``directory`` is ``<work_dir>/<model>/iter_NNNNNNN``
-    where everything made of it goes, ``logs`` where one log file per task run goes.
+    where everything made of it goes, ``logs`` where one log file per task run goes. ``expected`` has the (name, version)
+    of each task as the daemon knows them.
     """
 
     checkpoint: CheckpointRef
@@ -68,8 +78,10 @@ class EvaluationPlan:
     directory: str
     logs: str
     tasks: TaskPlan
+    expected: tuple[tuple[str, str], ...] = ()
     tokenizer: TokenizerFiles | None = None
     model: ModelOptions = ModelOptions()
+    conversion: ConversionOptions = ConversionOptions()
     skip: tuple[str, ...] = ()  # tasks that killed the worker too often
 
     def result_path(self, task: str) -> Path:
@@ -110,8 +122,10 @@ def load_plan(path: Path) -> EvaluationPlan:
         directory=content["directory"],
         logs=content["logs"],
         tasks=task_plan_from_json(content["tasks"]),
+        expected=tuple((name, version) for name, version in content["expected"]),
         tokenizer=TokenizerFiles(**tokenizer) if tokenizer else None,
         model=ModelOptions(**content["model"]),
+        conversion=ConversionOptions(**content["conversion"]),
         skip=tuple(content["skip"]),
     )
 

@@ -54,16 +54,16 @@ def _refuse_double_names(work: Sequence[Work]) -> None:
         seen[task.name] = task
 
 
-def existing_result(plan: EvaluationPlan, task: Work) -> TaskResult | None:
+def existing_result(plan: EvaluationPlan, task: str, version: str) -> TaskResult | None:
     """The result on disk, when it is of this very save and this very version of the task."""
-    path = plan.result_path(task.name)
+    path = plan.result_path(task)
     if not path.exists():
         return None
     try:
         result = read_result(path)
     except ResultFileError:
         return None
-    same = result.checkpoint.fingerprint == plan.checkpoint.fingerprint and result.task_version == task.version
+    same = result.checkpoint.fingerprint == plan.checkpoint.fingerprint and result.task_version == version
     return result if same else None
 
 

@@ -3,7 +3,8 @@
     python -m autoeval.tasks.worker             serve: one plan file's path a line in, one JSON event a line out
     python -m autoeval.tasks.worker --list      task plan (JSON) on standard input; tasks with versions out
 
-The daemon imports no torch; this process does, once, and is kept for the next checkpoint. It ends as soon as its
+The daemon imports no torch; this process does, once, and is kept for the next checkpoint; it is started while
+a save is still under way, so that it is ready when that is complete. It ends as soon as its
 standard input closes, also in the middle of a task, so that it never outlives the daemon. All it leaves behind are
 files written whole, so it may be killed at any time.
 """
@@ -15,15 +16,16 @@ import json
 import logging
 import os
 import queue
+import signal
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from autoeval.checkpoints import CheckpointChanged, fingerprint
+from autoeval.checkpoints import CheckpointChanged
+from autoeval.tasks.conversion import prepare_model, refuse_other_save, source_unchanged
 from autoeval.tasks.plan import EvaluationPlan, TaskPlan, load_plan, task_plan_from_json
 from autoeval.tasks.work import Work, evaluate_task, existing_result, load_tasks, set_aside_other_saves
 from recorder.files import write_json
@@ -55,6 +57,7 @@ def serve(emit: Events) -> None:
     plans: queue.Queue[str] = queue.Queue()
     threading.Thread(target=_read_input, args=(plans,), daemon=True).start()
     tasks_of: dict[TaskPlan, list[Work]] = {}
+    warm_up()
     emit("ready", pid=os.getpid())
     while True:
         plan = load_plan(Path(plans.get()))
@@ -69,11 +72,29 @@ def serve(emit: Events) -> None:
             emit("checkpoint_done")
 
 
+def warm_up() -> None:
+    """Import what every checkpoint needs, while its save may still be under way: a conversion can then begin at once."""
+    try:
+        import torch  # noqa: F401
+        import transformers
+
+        import autoeval.convert.conversion
+        import autoeval.models.hf  # noqa: F401
+
+        for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"):
+            getattr(transformers, name)  # the package is lazy: this imports what is behind the name
+    except Exception:
+        logger.exception("an import failed; it will fail each checkpoint too, which says so in its own log")
+
+
 def _read_input(plans: queue.Queue[str]) -> None:
     for line in sys.stdin:
         if line.strip():
             plans.put(line.strip())
-    os._exit(0)  # the daemon is gone or wants us gone; what is on disk is whole
+    # The daemon is gone or wants us gone; what is on disk is whole. Nothing that we started may outlive us either.
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
+    os._exit(0)
 
 
 def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[Work]]) -> None:
@@ -83,20 +104,25 @@ def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[W
     that is not of this very save.
     """
     set_aside_other_saves(plan)
+    prepared = False
+    if any(name not in plan.skip and existing_result(plan, name, version) is None for name, version in plan.expected):
+        prepare(plan, emit)  # before the tasks' data are read, which can take a while
+        prepared = True
     if plan.tasks not in tasks_of:
         tasks_of[plan.tasks] = load_tasks(plan.tasks)
     tasks = tasks_of[plan.tasks]
     emit("tasks", tasks=[[task.name, task.version] for task in tasks])
     waiting = []
     for task in tasks:
-        if existing_result(plan, task) is not None:
+        if existing_result(plan, task.name, task.version) is not None:
             emit("task_done", task=task.name, version=task.version, result=str(plan.result_path(task.name)))
         elif task.name not in plan.skip:
             waiting.append(task)
     if not waiting:
         return
+    if not prepared:
+        prepare(plan, emit)
     with log_file(plan.log_path("convert")):
-        convert_checkpoint(plan, emit)
         model = load_model(plan)
     try:
         for task in waiting:
@@ -105,41 +131,9 @@ def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[W
         model.unload()
 
 
-def convert_checkpoint(plan: EvaluationPlan, emit: Events) -> None:
-    """Make ``plan.converted`` a Hugging Face model directory (or find it made already)."""
-    if plan.format == "huggingface":
-        refuse_other_save(plan)
-        emit("converted", seconds=0.0)
-        return
-    from autoeval.convert import TokenizerSource, convert
-
-    started = time.monotonic()
-    files = plan.tokenizer
-    if files is None:
-        raise ValueError(f"{plan.source}: a Megatron checkpoint needs a tokenizer in the configuration")
-    source = TokenizerSource(
-        kind=files.kind,
-        vocab_path=Path(files.vocab_path) if files.vocab_path else None,
-        merge_path=Path(files.merge_path) if files.merge_path else None,
-        path=Path(files.path) if files.path else None,
-    )
-    receipt = convert(Path(plan.source), plan.converted, tokenizer=source)
-    if receipt.fingerprint != plan.checkpoint.fingerprint:
-        raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
-    write_json(Path(plan.directory, "receipt.json"), receipt.to_json())
-    emit("converted", seconds=round(time.monotonic() - started, 3))
-
-
-def source_unchanged(plan: EvaluationPlan) -> bool:
-    try:
-        return fingerprint(Path(plan.source)) == plan.checkpoint.fingerprint
-    except OSError:
-        return False
-
-
-def refuse_other_save(plan: EvaluationPlan) -> None:
-    if not source_unchanged(plan):
-        raise CheckpointChanged(f"{plan.source} was deleted or saved again before it was evaluated")
+def prepare(plan: EvaluationPlan, emit: Events) -> None:
+    with log_file(plan.log_path("convert")):
+        prepare_model(plan, emit)
 
 
 def load_model(plan: EvaluationPlan) -> Any:

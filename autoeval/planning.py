@@ -1,0 +1,142 @@
+"""From configuration and command line to plain values: what to watch, what to evaluate, how to show it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from autoeval.checkpoints import Checkpoint, Watcher
+from autoeval.config import AutoEval
+from autoeval.tasks.plan import (
+    ConversionOptions,
+    EvaluationPlan,
+    HelmPlan,
+    IclPlan,
+    ModelOptions,
+    TaskPlan,
+    TokenizerFiles,
+)
+from recorder.files import write_json
+from recorder.results import CheckpointRef
+
+
+@dataclass(frozen=True)
+class WatchOptions:
+    """What the command line says. ``begin`` None means the interval, ``end`` None means for ever."""
+
+    begin: int | None = None
+    end: int | None = None
+    interval: int = 1000
+    check_interval_minutes: float = 30.0
+    model_type: str = "megatron"
+    eval_type: str = "all"
+
+    @property
+    def first(self) -> int:
+        return self.interval if self.begin is None else self.begin
+
+    @property
+    def last(self) -> int | None:
+        """The last iteration that is due, ``None`` when there is no end."""
+        if self.end is None:
+            return None
+        return self.end - (self.end - self.first) % self.interval
+
+
+def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
+    section = config.megatron if options.model_type == "megatron" else config.huggingface
+    assert section is not None  # commands.py has checked it
+    return Watcher(
+        section.checkpoint_path,
+        config.model_name,
+        token_per_iteration=section.token_per_iteration,
+        begin=options.first,
+        end=options.end,
+        interval=options.interval,
+        check_interval_seconds=options.check_interval_minutes * 60,
+        model_type=options.model_type,
+    )
+
+
+def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
+    """The part of the configuration that says what to evaluate."""
+    icl = helm = None
+    if config.icl is not None and eval_type in ("icl", "all"):
+        icl = IclPlan(tuple(config.icl.datasets), str(config.icl.data_dir), config.icl.limit)
+    if config.helm is not None and eval_type in ("helm", "all"):
+        chosen = config.helm.benchmarks
+        helm = HelmPlan(
+            conf_path=str(config.helm.helm_spec_template_path),
+            output_path=str(config.helm.helm_output_path or config.work_dir / "helm"),
+            suite=f"{config.project_name}-{config.model_name}",
+            eval_instances=config.helm.eval_instances,
+            benchmarks=None if chosen is None else tuple((b.name, tuple(b.metrics)) for b in chosen),
+            seconds_limit=config.helm.seconds_limit,
+        )
+    return TaskPlan(icl=icl, helm=helm)
+
+
+def evaluation_plan(
+    config: AutoEval,
+    tasks: TaskPlan,
+    expected: tuple[tuple[str, str], ...],
+    ref: CheckpointRef,
+    readable: Checkpoint,
+    skip: tuple[str, ...] = (),
+) -> EvaluationPlan:
+    """The order for the worker: ``readable`` is where the files of the save ``ref`` can be read."""
+    options = config.model
+    budget = options.converted_disk_gb
+    return EvaluationPlan(
+        checkpoint=ref,
+        format=readable.format,
+        source=str(readable.path),
+        directory=str(iteration_directory(config, ref.iteration)),
+        logs=str(config.work_dir / "logs"),
+        tasks=tasks,
+        expected=expected,
+        tokenizer=_tokenizer(config),
+        model=ModelOptions(options.dtype, options.device, options.max_seq_len, options.batch_tokens),
+        conversion=ConversionOptions(options.verify, None if budget is None else int(budget * 1e9)),
+        skip=skip,
+    )
+
+
+def iteration_directory(config: AutoEval, iteration: int) -> Path:
+    return config.work_dir / config.model_name / f"iter_{iteration:07d}"
+
+
+def _tokenizer(config: AutoEval) -> TokenizerFiles | None:
+    section = config.megatron
+    if section is None:
+        return None
+
+    def text(path: Path | None) -> str | None:
+        return None if path is None else str(path)
+
+    return TokenizerFiles(
+        kind=section.tokenizer_type,
+        vocab_path=text(section.vocab_path),
+        merge_path=text(section.merge_path),
+        path=text(section.tokenizer_path),
+    )
+
+
+def write_settings(config: AutoEval) -> Path:
+    """The views' settings, for ``recorder.refresh``."""
+    path = config.work_dir / "settings.json"
+    write_json(
+        path,
+        {
+            "project": config.wandb_project,
+            "title": config.project_name,
+            "baselines": None if config.baselines is None else str(config.baselines),
+            "wandb": {
+                "mode": config.wandb.mode,
+                "project": config.wandb_project,
+                "entity": config.wandb.entity,
+                "base_url": config.wandb.base_url,
+            },
+        },
+    )
+    return path
