@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
+import sqlite3
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,10 +19,12 @@ from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import WORKER, ask_tasks
 from autoeval.watched_run import FINAL_STATES, WatchedRun
 from autoeval.yaml_file import ConfigError
-from recorder.ledger import CheckpointRow, Ledger, TaskRow
+from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow
 from recorder.results import CheckpointRef
 
 logger = logging.getLogger(__name__)
+
+DISK_FULL_SECONDS = 20.0
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -36,7 +41,7 @@ def run_command(options: argparse.Namespace) -> int:
         watch = _watch_options(options)
         _check_sections(configs, watch, Path(options.config))
         if options.status:
-            return show_status(configs)
+            return show_status(configs, watch)
         if options.retry is not None:
             return retry(configs, options.retry)
         if options.doctor:
@@ -88,25 +93,49 @@ def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) 
     locks = {config.work_dir: WorkDirectoryLock(config.work_dir) for config in configs}
     handlers = [_log_to(work_dir / "logs" / "daemon.log") for work_dir in locks]
     try:
-        runs = [WatchedRun(config, watch, load_tasks_of(config, watch)) for config in configs]
-        for run in runs:
-            end = "for ever" if watch.end is None else f"to iteration {watch.end}"
-            logger.info(
-                "watching %s, iterations %d, %d, … %s; %d tasks: %s",
-                run.watcher.checkpoint_path,
-                watch.first,
-                watch.first + watch.interval,
-                end,
-                len(run.tasks),
-                ", ".join(name for name, _ in run.tasks),
-            )
-        status = Daemon(runs, once=once).run()
-        logger.info("ended with status %d", status)
-        return status
+        tasks = [load_tasks_of(config, watch) for config in configs]
+        while True:
+            try:
+                runs = [WatchedRun(config, watch, its) for config, its in zip(configs, tasks, strict=True)]
+                _tell_what_is_watched(runs)
+                status = Daemon(runs, once=once).run()
+            except (OSError, sqlite3.OperationalError, LedgerError) as error:
+                if not _disk_is_full(error):
+                    raise
+                logger.error("the disk of the work directory is full (%s): going on when there is room", error)
+                time.sleep(DISK_FULL_SECONDS)
+                continue
+            logger.info("ended with status %d", status)
+            return status
     finally:
         for handler in handlers:
             logging.getLogger().removeHandler(handler)
             handler.close()
+
+
+def _tell_what_is_watched(runs: Sequence[WatchedRun]) -> None:
+    for run in runs:
+        watch = run.options
+        logger.info(
+            "watching %s, iterations %d, %d, … %s; %d tasks: %s",
+            run.watcher.checkpoint_path,
+            watch.first,
+            watch.first + watch.interval,
+            "for ever" if watch.end is None else f"to iteration {watch.end}",
+            len(run.tasks),
+            ", ".join(name for name, _ in run.tasks),
+        )
+
+
+def _disk_is_full(error: BaseException | None) -> bool:
+    """Whether no space, or no quota, is what an error or its cause says."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(error):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _log_to(path: Path) -> logging.Handler:
@@ -129,7 +158,7 @@ def dry_run(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
         for checkpoint in found.complete:
             state = "done" if checkpoint.fingerprint in done else "to do"
             print(f"  iteration {checkpoint.iteration:>9}  {state:<6} {checkpoint.format:<11} {checkpoint.path}")
-        for iteration, reason in (*found.waiting, *found.abandoned):
+        for iteration, reason in (*found.waiting, *found.abandoned, *found.unsupported):
             print(f"  iteration {iteration:>9}  not complete: {reason}")
         for name, version in tasks:
             cost = f"about {seconds[name]:.1f} s a checkpoint" if name in seconds else "cost unknown: never run yet"
@@ -165,8 +194,8 @@ def _seconds_by_task(config: AutoEval) -> dict[str, float]:
     return {task: sum(values) / len(values) for task, values in measured.items()}
 
 
-def show_status(configs: Sequence[AutoEval]) -> int:
-    """A table of checkpoints × tasks × state, and the last errors."""
+def show_status(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
+    """A table of checkpoints × tasks × state, the last errors, and what is on disk without being evaluated, and why."""
     from tabulate import tabulate
 
     for config in configs:
@@ -174,6 +203,7 @@ def show_status(configs: Sequence[AutoEval]) -> int:
         print(f"{config.model_name} ({config.work_dir})")
         if not checkpoints:
             print("  nothing evaluated yet")
+            _print_not_evaluated(config, watch, checkpoints)
             continue
         names = sorted({row.task for row in tasks})
         table, errors = [], []
@@ -188,7 +218,20 @@ def show_status(configs: Sequence[AutoEval]) -> int:
         print(tabulate(table, headers=["iteration", "state", *names]))
         for error in errors:
             print(f"  {error}")
+        _print_not_evaluated(config, watch, checkpoints)
     return 0
+
+
+def _print_not_evaluated(config: AutoEval, watch: WatchOptions, known: Sequence[CheckpointRow]) -> None:
+    found = make_watcher(config, watch).scan()
+    fingerprints = {row.fingerprint for row in known}
+    for checkpoint in found.complete:
+        if checkpoint.fingerprint not in fingerprints:
+            print(f"  iteration {checkpoint.iteration}: complete, no daemon has seen it yet")
+    for iteration, reason in found.waiting:
+        print(f"  iteration {iteration}: not complete yet: {reason}")
+    for iteration, reason in found.abandoned:
+        print(f"  iteration {iteration}: never evaluated: {reason}")
 
 
 def retry(configs: Sequence[AutoEval], which: str) -> int:
@@ -198,6 +241,8 @@ def retry(configs: Sequence[AutoEval], which: str) -> int:
         raise ConfigError(f"--retry {which}: expected ITERATION or ITERATION:TASK")
     marked = 0
     for config in configs:
+        if not (config.work_dir / "ledger.sqlite").exists():
+            continue
         lock = WorkDirectoryLock(config.work_dir)  # a running daemon decides from what it holds in memory
         checkpoints, tasks = _rows_of(config)
         with contextlib.closing(Ledger(config.work_dir / "ledger.sqlite")) as ledger:

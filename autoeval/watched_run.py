@@ -92,7 +92,7 @@ class WatchedRun:
             self._go_on_with_what_a_former_daemon_knew(former_pins)
             sweep_pins(former_pins)
             self._scanned = True
-        self._tell("is never evaluated", result.abandoned)
+        self._tell("is never evaluated", (*result.abandoned, *result.unsupported))
         self._give_up_what_is_too_much()
 
     def _tell(self, what: str, reasons: Sequence[tuple[int, str]]) -> None:

@@ -8,8 +8,10 @@ from autoeval.checkpoints.dcp_metadata import (
     TensorInfo,
     read_dcp_metadata,
 )
-from autoeval.checkpoints.layout import Readiness, check, detect_format, fingerprint, iteration_of, read_tracker
+from autoeval.checkpoints.layout import detect_format, fingerprint, iteration_of, read_tracker
 from autoeval.checkpoints.pin import CheckpointChanged, CheckpointVanished, pinned, sweep_pins, unchanged
+from autoeval.checkpoints.readiness import Readiness, check
+from autoeval.checkpoints.settle import SettleTimes
 from autoeval.checkpoints.watch import ScanResult, Watcher
 
 __all__ = [
@@ -20,6 +22,7 @@ __all__ = [
     "DcpMetadataError",
     "Readiness",
     "ScanResult",
+    "SettleTimes",
     "StoredItem",
     "TensorInfo",
     "Watcher",

@@ -10,9 +10,10 @@ from pathlib import Path
 class Checkpoint:
     """One complete save on disk.
 
-    ``format`` is ``torch_dist``, ``torch`` (Megatron's legacy layout) or ``huggingface``. ``fingerprint`` is a hash of
-    file names, sizes and modification times: an iteration saved again is a different checkpoint. ``tokens`` counts
-    billions of training tokens seen, when the configuration says how many an iteration takes.
+    ``format`` is ``torch_dist``, ``fsdp_dtensor`` (``torch_dcp`` is the same on disk), ``torch`` (Megatron's legacy
+    layout) or ``huggingface``. ``fingerprint`` is a hash of file names, sizes and modification times: an iteration
+    saved again is a different checkpoint. ``tokens`` counts billions of training tokens seen, when the configuration
+    says how many an iteration takes.
     """
 
     model: str

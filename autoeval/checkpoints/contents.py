@@ -1,35 +1,55 @@
 """Are the files of one checkpoint whole? One function per layout; only headers, indices and marks are read.
 
 Each takes the directory and what a listing said of its files, ``{name: (size, mtime_ns)}``, and raises
-``NotWholeError`` (which may pass) or ``UnsupportedError`` (which will not).
+``NotWholeError`` (which may pass) or ``UnsupportedError`` (which will not). Each returns the greatest contradiction
+between the times of files and the order in which a save writes them: ``Disorder``.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import re
 import struct
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from autoeval.checkpoints.dcp_metadata import DcpMetadataError, read_dcp_metadata
+from autoeval.checkpoints.dcp_metadata import DcpMetadata, DcpMetadataError, read_dcp_metadata
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
 
 Sizes = Mapping[str, tuple[int, int]]
 
 MAX_PICKLE_BYTES = 512 * 2**20  # data.pkl has names and arguments, no tensors: more than this is not a checkpoint
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
+# All ranks of one save end together; a longer pause between two files means that they are of two saves.
+PAUSE_SECONDS = 300.0
 RANK_FILE = "model_optim_rng.pt"
+_OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before 1.6
+_MODEL_KEY = re.compile(r"model\d*\.")
 
 
 class NotWholeError(Exception):
     """Something is missing or cut short; the message says what."""
 
 
+class MissingError(NotWholeError):
+    """A file is not there: not yet, or no more."""
+
+
 class UnsupportedError(Exception):
     """Whole or not, this can't be evaluated; the message says why and what to do."""
+
+
+class Disorder(NamedTuple):
+    """``file`` is by ``ns`` nanoseconds younger than the file ``than``, which a save writes after it."""
+
+    ns: int = 0
+    file: str = ""
+    than: str = ""
 
 
 def sharded_backend(path: Path) -> str | None:
@@ -42,53 +62,58 @@ def sharded_backend(path: Path) -> str | None:
     return backend if isinstance(backend, str) else None
 
 
-def check_torch_dist(directory: Path, sizes: Sizes) -> tuple[int, str]:
-    """Marks there and parse; every storage file there and long enough.
+def is_fsdp(directory: Path, sizes: Sizes) -> bool:
+    """Whether DCP files without ``metadata.json`` are Megatron's ``fsdp_dtensor`` or ``torch_dcp``.
 
-    Returns by how many nanoseconds the youngest file is younger than ``.metadata``, and its name: above 0 the iteration
-    is being saved again over an old, whole one (or clocks differ). 0 when ``.metadata`` was written last, as it should.
+    Megatron itself tells them from ``torch_dist`` by that file alone. While a ``torch_dist`` save has not written it
+    yet the keys tell: only the other two begin with ``model.``.
     """
-    if ".metadata" not in sizes:
-        raise NotWholeError(".metadata is not there yet")
-    try:
-        metadata = read_dcp_metadata(directory / ".metadata")
-    except DcpMetadataError as error:
-        raise NotWholeError(str(error)) from error
-    if "metadata.json" not in sizes:
-        if any(key.startswith("model.") for key in metadata.tensors):
-            raise UnsupportedError(
-                "torch_dcp or fsdp_dtensor layout (no metadata.json, keys begin with 'model.'); "
-                "convert it to torch_dist with Megatron-LM's tools/checkpoint"
-            )
-        raise NotWholeError("metadata.json is not there yet")
-    if sharded_backend(directory / "metadata.json") is None:
-        raise NotWholeError("metadata.json does not parse or names no sharded_backend")
-    for file, least in metadata.file_sizes().items():
+    return ".metadata" in sizes and "metadata.json" not in sizes and _has_model_keys(_dcp_metadata(directory))
+
+
+def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
+    """``torch_dist``, ``fsdp_dtensor``, ``torch_dcp``: marks there and parse, every storage file there, long enough.
+
+    ``.metadata`` is written after all storage files: a younger one shows that the iteration is being saved again over
+    an old, whole one, whose marks stay in place till the end (or that clocks differ).
+    """
+    metadata = _dcp_metadata(directory)
+    if "metadata.json" in sizes:
+        if sharded_backend(directory / "metadata.json") is None:
+            raise NotWholeError("metadata.json does not parse or names no sharded_backend")
+    elif not _has_model_keys(metadata):
+        raise MissingError("metadata.json is not there yet")
+    stored = metadata.file_sizes()
+    for file, least in stored.items():
         if file not in sizes:
-            raise NotWholeError(f"{file} is missing")
+            raise MissingError(f"{file} is missing")
         size = sizes[file][0]
         if size < least:
             raise NotWholeError(f"{file} has {size} bytes, .metadata says at least {least}")
-    before = [name for name in (*metadata.file_sizes(), "common.pt") if name in sizes]
-    youngest = max(before, key=lambda name: sizes[name][1], default=".metadata")
-    return max(0, sizes[youngest][1] - sizes[".metadata"][1]), youngest
+    _check_integrity(directory, sizes)
+    if "train_state.pt" in sizes and "run_config.yaml" not in sizes:
+        raise MissingError("run_config.yaml is not there yet, which Megatron-Bridge writes after its train_state.pt")
+    return _disorder(sizes, [name for name in (*stored, "common.pt") if name in sizes], ".metadata")
 
 
-def check_legacy(directory: Path, sizes: Sizes) -> None:
-    """All rank files that the saved arguments imply, each a whole zip."""
+def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
+    """All rank files that the saved arguments imply, each a whole zip, all of one save."""
     present = [name for name in sizes if name.endswith(f"/{RANK_FILE}")]
     if not present:
-        raise NotWholeError(f"no mp_rank_*/{RANK_FILE} yet")
+        raise MissingError(f"no mp_rank_*/{RANK_FILE} yet")
     newest = max(present, key=lambda name: (sizes[name][1], name))
     size, mtime_ns = sizes[newest]
     tensor, pipeline, expert = _parallelism(directory / newest, size, mtime_ns)
-    for name in _rank_files(tensor, pipeline, expert):
+    expected = _rank_files(tensor, pipeline, expert)
+    for name in expected:
         if name not in sizes:
-            raise NotWholeError(f"{name} is missing (TP {tensor}, PP {pipeline}, EP {expert})")
+            raise MissingError(f"{name} is missing (TP {tensor}, PP {pipeline}, EP {expert})")
         _check_zip(directory / name, *sizes[name])
+    _check_pause(sizes, expected)
+    return Disorder()
 
 
-def check_huggingface(directory: Path, sizes: Sizes) -> None:
+def check_huggingface(directory: Path, sizes: Sizes) -> Disorder:
     """``config.json`` parses; the index and every shard it names are there and as long as their headers say."""
     _json(directory / "config.json")
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
@@ -102,14 +127,69 @@ def check_huggingface(directory: Path, sizes: Sizes) -> None:
     else:
         shards = [name for name in ("model.safetensors", "pytorch_model.bin") if name in sizes][:1]
         if not shards:
-            raise NotWholeError("no model weights or no index of them yet")
+            raise MissingError("no model weights or no index of them yet")
+        index = ""
     for shard in shards:
         if shard not in sizes:
-            raise NotWholeError(f"{shard} is missing")
+            raise MissingError(f"{shard} is missing")
         if shard.endswith(".safetensors"):
             _check_safetensors(directory / shard, sizes[shard][0])
         else:
             _check_zip(directory / shard, *sizes[shard])
+    _check_pause(sizes, shards)
+    begun = _disorder(sizes, ["config.json"], max(shards, key=lambda name: sizes[name][1]))
+    if begun.ns > PAUSE_SECONDS * 1e9:  # some write it last, but not long after
+        return begun
+    return _disorder(sizes, shards, index) if index else Disorder()
+
+
+def _disorder(sizes: Sizes, before: Iterable[str], mark: str) -> Disorder:
+    youngest = max(before, key=lambda name: sizes[name][1], default=mark)
+    return Disorder(max(0, sizes[youngest][1] - sizes[mark][1]), youngest, mark)
+
+
+def _check_pause(sizes: Sizes, files: Iterable[str]) -> None:
+    """A save over an old one that crashed in the middle leaves whole files of two models."""
+    by_time = sorted(files, key=lambda name: sizes[name][1])
+    for earlier, later in pairwise(by_time):
+        seconds = (sizes[later][1] - sizes[earlier][1]) / 1e9
+        if seconds > PAUSE_SECONDS:
+            raise NotWholeError(
+                f"{later} was written {seconds / 60:.0f} min after {earlier}: parts of two saves "
+                "(if they are one, give all files one time: touch)"
+            )
+
+
+def _dcp_metadata(directory: Path) -> DcpMetadata:
+    try:
+        return read_dcp_metadata(directory / ".metadata")
+    except FileNotFoundError as error:
+        raise MissingError(".metadata is not there yet") from error
+    except DcpMetadataError as error:
+        raise NotWholeError(str(error)) from error
+
+
+def _has_model_keys(metadata: DcpMetadata) -> bool:
+    return any(_MODEL_KEY.match(key) for key in metadata.tensors)
+
+
+def _check_integrity(directory: Path, sizes: Sizes) -> None:
+    """``integrity.json`` names every file with its SHA-256. Only the small ones are verified: shards are big.
+
+    One that is older than ``.metadata`` is of an earlier save and proves nothing.
+    """
+    if "integrity.json" not in sizes or sizes["integrity.json"][1] < sizes[".metadata"][1]:
+        return
+    content = _json(directory / "integrity.json")
+    hashes = content.get("files") if isinstance(content, dict) else None
+    if not isinstance(hashes, dict):
+        raise NotWholeError("integrity.json names no files")
+    for name in hashes:
+        if name not in sizes:
+            raise MissingError(f"{name}, which integrity.json names, is missing")
+    for name in (".metadata", "metadata.json"):
+        if name in hashes and hashlib.sha256((directory / name).read_bytes()).hexdigest() != hashes[name]:
+            raise NotWholeError(f"{name} is not the file whose SHA-256 integrity.json has")
 
 
 def _rank_files(tensor: int, pipeline: int, expert: int) -> list[str]:
@@ -150,13 +230,11 @@ def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int]
 def _torch_pickle(path: Path) -> Any:
     """The objects in a ``torch.save`` file, tensors left out."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with _torch_zip(path) as archive:
             (entry,) = [item for item in archive.infolist() if item.filename.endswith("/data.pkl")]
             if entry.file_size > MAX_PICKLE_BYTES:
                 raise UnsupportedError(f"{path}: its data.pkl has {entry.file_size} bytes, that is no checkpoint's")
             content = archive.read(entry)
-    except FileNotFoundError as error:
-        raise NotWholeError(f"{path} is missing") from error
     except (zipfile.BadZipFile, ValueError) as error:
         raise NotWholeError(f"{path} is not a whole torch.save file ({error})") from error
     try:
@@ -167,13 +245,19 @@ def _torch_pickle(path: Path) -> Any:
 
 @lru_cache(maxsize=65536)
 def _check_zip(path: Path, _size: int, _mtime_ns: int) -> None:
+    _torch_zip(path).close()
+
+
+def _torch_zip(path: Path) -> zipfile.ZipFile:
     """A torch file that was cut short has no zip directory, which stands at its end."""
     try:
-        with zipfile.ZipFile(path):
-            pass
+        return zipfile.ZipFile(path)
     except FileNotFoundError as error:
-        raise NotWholeError(f"{path} is missing") from error
+        raise MissingError(f"{path} is missing") from error
     except zipfile.BadZipFile as error:
+        with path.open("rb") as stream:
+            if stream.read(len(_OLD_TORCH)) == _OLD_TORCH:
+                raise UnsupportedError(f"{path} was saved by torch before 1.6: load it and save it again") from error
         raise NotWholeError(f"{path} is not a whole torch.save file ({error})") from error
 
 
@@ -198,6 +282,6 @@ def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except FileNotFoundError as error:
-        raise NotWholeError(f"{path.name} is missing") from error
+        raise MissingError(f"{path.name} is missing") from error
     except ValueError as error:
         raise NotWholeError(f"{path.name} does not parse") from error

@@ -1,9 +1,7 @@
-"""What a save directory looks like, and whether a checkpoint in it is whole.
+"""What a save directory looks like: names, tracker, listing, format, fingerprint.
 
 Layouts and write order: Megatron-LM's ``checkpointing.py`` and megatron-core's ``dist_checkpointing`` as observed on
-real runs. The tracker is written last in every layout, so "the tracker is newer than the files" proves that a save was
-finished; it also tells a finished save from one that is being written again in place, during which all old marks look
-valid.
+real runs.
 """
 
 from __future__ import annotations
@@ -11,44 +9,30 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from autoeval.checkpoints import contents
 
 TRACKER = "latest_checkpointed_iteration.txt"
-SETTLE_SECONDS = 10.0  # torch_dist marks alone prove a save that nobody has touched for so long
-LEGACY_SETTLE_SECONDS = 60.0  # legacy files carry no mark of their own
-HUGGINGFACE_SETTLE_SECONDS = 2.0
-ABANDONED_SECONDS = 60.0
-SKEW_SECONDS = 2.0  # between the clocks of nodes that write to one network file system
-SKEW_SETTLE_SECONDS = 60.0
 
-State = Literal["complete", "incomplete", "abandoned", "unsupported"]
-Format = Literal["torch_dist", "torch", "huggingface", "zarr", "unknown"]
+Format = Literal["torch_dist", "fsdp_dtensor", "torch", "huggingface", "zarr", "unknown"]
+DCP_FORMATS = frozenset({"torch_dist", "fsdp_dtensor"})  # PyTorch distributed checkpoints
 
+RANK_DIRECTORY = re.compile(r"mp_rank_\d{2,}(_\d{3,}){0,2}")
 _MEGATRON_NAME = re.compile(r"iter_(\d{7,})")
 _HUGGINGFACE_NAME = re.compile(r"(?:checkpoint|step|iter|global_step)[-_]?(\d+)")
-_RANK = re.compile(r"mp_rank_\d\d(_\d{3}){0,2}")
+_DCP_WEIGHTS = re.compile(r"\.metadata|metadata\.json|common\.pt|integrity\.json|[^/]*\.distcp")
 _WEIGHTS = {
-    "torch_dist": re.compile(r"\.metadata|metadata\.json|common\.pt|integrity\.json|[^/]*\.distcp"),
+    "torch_dist": _DCP_WEIGHTS,
+    "fsdp_dtensor": _DCP_WEIGHTS,
     "torch": re.compile(r"mp_rank_[\d_]+/model_optim_rng\.pt"),
     "huggingface": re.compile(r"config\.json|[^/]*\.index\.json|[^/]*\.safetensors|pytorch_model[^/]*\.bin"),
 }
 
 
-@dataclass(frozen=True)
-class Readiness:
-    """``reason`` is for a person: what is missing, or why it will never be evaluated."""
-
-    state: State
-    reason: str = ""
-
-
-@dataclass(frozen=True)
-class FileStat:
+class FileStat(NamedTuple):
     """``name`` is relative to the checkpoint's directory, with ``/``; ``size`` in bytes."""
 
     name: str
@@ -72,6 +56,10 @@ class Listing:
         """Last sign of life, deletions included."""
         return max(self.newest_ns, self.directory_mtime_ns)
 
+    def sizes(self) -> dict[str, tuple[int, int]]:
+        """``{name: (size in bytes, mtime_ns)}``."""
+        return {name: (size, mtime_ns) for name, size, mtime_ns in self.files}
+
 
 @dataclass(frozen=True)
 class Tracker:
@@ -80,21 +68,6 @@ class Tracker:
     value: int | Literal["release"] | None
     mtime_ns: int = 0
     problem: str = ""
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """All that can be said from the checkpoint's own files. ``problem`` is empty when they are whole.
-
-    ``late_ns`` says by how much ``late_file`` is younger than the mark that should have been written after it.
-    """
-
-    format: Format
-    fingerprint: str
-    problem: str
-    unsupported: bool = False
-    late_ns: int = 0
-    late_file: str = ""
 
 
 def iteration_of(name: str, model_type: str = "megatron") -> int | None:
@@ -145,7 +118,8 @@ def list_files(directory: Path) -> Listing:
         except FileNotFoundError:
             continue
         files.append(FileStat(prefix + entry.name, status.st_size, status.st_mtime_ns))
-    return Listing(tuple(sorted(files, key=lambda file: file.name)), directory_mtime_ns)
+    files.sort()
+    return Listing(tuple(files), directory_mtime_ns)
 
 
 def _entries(directory: Path) -> list[tuple[str, os.DirEntry[str]]]:
@@ -154,15 +128,29 @@ def _entries(directory: Path) -> list[tuple[str, os.DirEntry[str]]]:
         for entry in entries:
             if not entry.is_dir():
                 found.append(("", entry))
-            elif _RANK.fullmatch(entry.name):
+            elif RANK_DIRECTORY.fullmatch(entry.name):
                 with os.scandir(entry.path) as inner:
                     found += [(f"{entry.name}/", file) for file in inner if not file.is_dir()]
     return found
 
 
 def detect_format(directory: Path, listing: Listing | None = None) -> Format:
-    """As Megatron decides: ``metadata.json``, then rank directories. ``unknown`` when nothing tells yet."""
-    names = {file.name for file in (listing or list_files(directory)).files}
+    """As Megatron decides: ``metadata.json``, then rank directories, then ``.metadata``. ``unknown``: nothing tells yet.
+
+    Reads ``.metadata`` where only its keys tell. Raises ``OSError`` when the directory can't be read.
+    """
+    listing = listing or list_files(directory)
+    format = format_by_names(directory, listing)
+    try:
+        fsdp = format == "torch_dist" and contents.is_fsdp(directory, listing.sizes())
+    except contents.NotWholeError:
+        fsdp = False
+    return "fsdp_dtensor" if fsdp else format
+
+
+def format_by_names(directory: Path, listing: Listing) -> Format:
+    """``detect_format``, except that ``fsdp_dtensor`` is still ``torch_dist``: their names and fingerprints are alike."""
+    names = {file.name for file in listing.files}
     if "metadata.json" in names:
         return "zarr" if contents.sharded_backend(directory / "metadata.json") == "zarr" else "torch_dist"
     if any(name.startswith("mp_rank_") for name in names):
@@ -180,117 +168,15 @@ def weights(listing: Listing, format: str) -> tuple[FileStat, ...]:
     return tuple(file for file in listing.files if pattern is None or pattern.fullmatch(file.name))
 
 
-def fingerprint(directory: Path) -> str:
+def fingerprint(directory: Path, listing: Listing | None = None) -> str:
     """Hash of the names, sizes and modification times of the weight files (and of ``integrity.json``'s content).
 
     Raises ``OSError`` when the directory can't be read. Reads nothing big.
     """
-    listing = list_files(directory)
-    return _fingerprint(directory, listing, detect_format(directory, listing))
-
-
-def _fingerprint(directory: Path, listing: Listing, format: Format) -> str:
+    listing = listing or list_files(directory)
     digest = hashlib.sha256()
-    for file in weights(listing, format):
+    for file in weights(listing, format_by_names(directory, listing)):
         digest.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\n".encode())
         if file.name == "integrity.json":
             digest.update((directory / file.name).read_bytes())
     return digest.hexdigest()[:32]
-
-
-def inspect(directory: Path, listing: Listing) -> Inspection:
-    """Judge the checkpoint's files. Reads headers and indices only; a missing file is a problem, never an exception."""
-    try:
-        format = detect_format(directory, listing)
-        mark = _fingerprint(directory, listing, format)
-        sizes = {file.name: (file.size, file.mtime_ns) for file in listing.files}
-        if format == "torch_dist":
-            late_ns, late_file = contents.check_torch_dist(directory, sizes)
-            return Inspection(format, mark, "", late_ns=late_ns, late_file=late_file)
-        if format == "torch":
-            contents.check_legacy(directory, sizes)
-        elif format == "huggingface":
-            contents.check_huggingface(directory, sizes)
-        elif format == "zarr":
-            raise contents.UnsupportedError("zarr checkpoints can't be read; convert it with Megatron-LM before 2026")
-        else:
-            raise contents.NotWholeError("no checkpoint files yet")
-    except contents.UnsupportedError as error:
-        return Inspection(format, mark, str(error), unsupported=True)
-    except contents.NotWholeError as error:
-        return Inspection(format, mark, str(error))
-    except OSError as error:
-        return Inspection("unknown", "", f"{error.filename or directory}: {error.strerror}")
-    return Inspection(format, mark, "")
-
-
-def check(
-    directory: Path,
-    tracker: Tracker,
-    *,
-    model_type: str = "megatron",
-    listing: Listing | None = None,
-    inspection: Inspection | None = None,
-    later_is_complete: bool = False,
-    now: float | None = None,
-) -> Readiness:
-    """Whether the checkpoint in ``directory`` may be evaluated.
-
-    ``listing`` and ``inspection`` save work when the caller has them. ``later_is_complete`` tells that one of a higher
-    iteration is complete: then one that has stopped changing is ``abandoned``. ``now`` is ``time.time()``.
-    """
-    now = time.time() if now is None else now
-    try:
-        listing = listing or list_files(directory)
-    except OSError as error:
-        return Readiness("incomplete", f"{directory}: {error.strerror}")
-    inspection = inspection or inspect(directory, listing)
-    if inspection.unsupported:
-        return Readiness("unsupported", inspection.problem)
-    if model_type == "megatron" and inspection.format == "huggingface":
-        return Readiness("unsupported", "a Hugging Face directory; watch it with --model-type huggingface")
-    if model_type == "huggingface" and inspection.format in ("torch", "torch_dist"):
-        return Readiness("unsupported", "a Megatron checkpoint; watch it with --model-type megatron")
-    problem = (
-        inspection.problem
-        or _late(inspection, listing, now)
-        or _not_finished(directory.name, tracker, listing, inspection.format, now)
-    )
-    if not problem:
-        return Readiness("complete")
-    if later_is_complete and now - listing.touched_ns / 1e9 > ABANDONED_SECONDS:
-        return Readiness("abandoned", f"{problem}; a later checkpoint is complete and this one no longer changes")
-    return Readiness("incomplete", problem)
-
-
-def _late(inspection: Inspection, listing: Listing, now: float) -> str:
-    """A save in place shows as files younger than the marks. A little younger, and long ago, is only clock skew."""
-    skew = inspection.late_ns <= SKEW_SECONDS * 1e9 and now - listing.newest_ns / 1e9 >= SKEW_SETTLE_SECONDS
-    if inspection.late_ns == 0 or skew:
-        return ""
-    return f"{inspection.late_file} was written after .metadata: being saved again? (copies must keep their times)"
-
-
-def _not_finished(name: str, tracker: Tracker, listing: Listing, format: Format, now: float) -> str:
-    """Why whole files may still be part of a save that goes on; empty when it has ended."""
-    age = now - listing.newest_ns / 1e9
-    if format == "huggingface":
-        return "" if age >= HUGGINGFACE_SETTLE_SECONDS else "its files have changed just now"
-    if tracker.problem:
-        return tracker.problem
-    if name == "release":
-        return "" if tracker.value == "release" else f"{TRACKER} does not say 'release'"
-    iteration = iteration_of(name)
-    newest = max((file.mtime_ns for file in weights(listing, format)), default=0)
-    reached = isinstance(tracker.value, int) and iteration is not None and tracker.value >= iteration
-    after = tracker.mtime_ns >= newest
-    shown = "is missing" if tracker.value is None else f"says {tracker.value}"
-    if format == "torch_dist":
-        # The marks inside prove the content; a tracker that moved backwards is still written after them.
-        proven = (after and isinstance(tracker.value, int)) or age >= SETTLE_SECONDS
-        return "" if proven else f"{TRACKER} {shown} and is older than the checkpoint's files"
-    if (reached and after) or (isinstance(tracker.value, int) and (reached or after) and age >= LEGACY_SETTLE_SECONDS):
-        return ""
-    if not reached:
-        return f"{TRACKER} {shown}, not yet {iteration}"
-    return f"{TRACKER} {shown} but is older than the checkpoint's files: being saved again?"

@@ -13,11 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoeval.checkpoints.checkpoint import Checkpoint
-from autoeval.checkpoints.layout import fingerprint, inspect, list_files
+from autoeval.checkpoints.layout import RANK_DIRECTORY, fingerprint, list_files
+from autoeval.checkpoints.readiness import inspect
 
 logger = logging.getLogger(__name__)
 
-_NO_LINKS = {errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOSYS, errno.EOPNOTSUPP}
+_GONE = {errno.ENOENT, errno.ESTALE}
+# What no conversion reads: holding it would cost as much again as the model, or twice, after retention deleted it. The
+# shards of a distributed checkpoint can't be told apart so: any of them may hold any tensor.
+_NEVER_READ = re.compile(
+    r"(distrib_optim|layer_wise_optimizer_\w+|train_dataloader\w*|optimizer\w*|scheduler\w*|scaler\w*)\.(pt|bin)"
+    r"|(rng_state|random_states)\w*\.(pth|pkl)"
+)
+_READ_DIRECTORY = re.compile(f"{RANK_DIRECTORY.pattern}|tokenizer")
 
 
 class CheckpointVanished(Exception):
@@ -74,30 +82,33 @@ def _verify(checkpoint: Checkpoint) -> None:
         raise CheckpointVanished(f"{checkpoint.path}: {error.strerror}") from error
     if found.fingerprint == checkpoint.fingerprint:
         return
-    if found.format == "unknown" or "missing" in found.problem or "not there" in found.problem:
+    if found.missing:
         raise CheckpointVanished(f"{checkpoint.path} was deleted, or is being deleted: {found.problem}")
     raise CheckpointChanged(f"{checkpoint.path} is no longer the save that was found complete: it was saved again")
 
 
 def _link_all(source: Path, target: Path) -> bool:
-    """Link every file of ``source`` under ``target``. False where the file system does not allow it."""
-
-    def fail(error: OSError) -> None:
-        raise error
-
+    """Link what an evaluation may read of ``source`` under ``target``. False where that is impossible."""
     try:
-        for directory, _, files in os.walk(source, onerror=fail):
-            there = target / Path(directory).relative_to(source)
-            there.mkdir(parents=True, exist_ok=True)
-            for file in files:
-                # A link to a symbolic link would dangle when the latter's target goes: link the file itself.
-                os.link(os.path.realpath(Path(directory) / file), there / file)
+        for name in _files_to_read(source):
+            there = target / name
+            there.parent.mkdir(parents=True, exist_ok=True)
+            # A link to a symbolic link would dangle when the latter's target goes: link the file itself.
+            os.link(os.path.realpath(source / name), there)
     except OSError as error:
-        if error.errno in _NO_LINKS:
-            shutil.rmtree(target, ignore_errors=True)
-            logger.warning("%s is read in place, hard links to it are impossible: %s", source, error.strerror)
-            return False
-        if error.errno == errno.ENOENT:
+        if error.errno in _GONE:
             raise CheckpointVanished(f"{error.filename} was deleted before it could be pinned") from error
-        raise
+        shutil.rmtree(target, ignore_errors=True)
+        logger.warning("%s is read in place, it can't be linked to %s: %s", source, target.parent, error.strerror)
+        return False
     return True
+
+
+def _files_to_read(source: Path) -> list[Path]:
+    found: list[Path] = []
+    for entry in source.iterdir():
+        if not entry.is_dir():
+            found.append(entry)
+        elif _READ_DIRECTORY.fullmatch(entry.name):
+            found += [file for file in entry.rglob("*") if not file.is_dir()]
+    return [file.relative_to(source) for file in found if not _NEVER_READ.fullmatch(file.name)]

@@ -12,38 +12,35 @@ import os
 import threading
 import time
 from dataclasses import dataclass
-from datetime import timezone
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from autoeval.checkpoints.checkpoint import Checkpoint
-from autoeval.checkpoints.layout import (
-    Inspection,
-    Listing,
-    Readiness,
-    check,
-    inspect,
-    iteration_of,
-    list_files,
-    look_at_tracker,
-)
+from autoeval.checkpoints.events import Events
+from autoeval.checkpoints.layout import Listing, iteration_of, list_files, look_at_tracker
+from autoeval.checkpoints.readiness import Inspection, Readiness, check, inspect
+from autoeval.checkpoints.settle import SettleTimes
 
 logger = logging.getLogger(__name__)
 
-PENDING_SECONDS = 1.0  # between looks while a checkpoint is on its way: some conditions only time fulfils
+PENDING_SECONDS = 1.0  # between looks while a checkpoint is on its way: events may be lost
 PENDING_PATIENCE_SECONDS = 120.0  # a save that has not changed for so long is left to events and the interval
-LEAST_GAP_SECONDS = 0.2  # between two wake-ups: a save makes thousands of events
+LEAST_GAP_SECONDS, GREATEST_GAP_SECONDS = 0.2, 0.6  # between two looks: a save makes thousands of events
 TORN_SECONDS = 5.0
-_CHANGES = frozenset({"created", "modified", "moved", "deleted", "closed"})  # not "opened": our own reading opens
+MOST_FOLLOWED = 64  # complete Hugging Face directories, newest first
 
 
 @dataclass(frozen=True)
 class ScanResult:
-    """``waiting`` and ``abandoned`` are (iteration, reason). ``abandoned`` also has what is in no supported layout."""
+    """``waiting``, ``abandoned`` and ``unsupported`` are (iteration, reason); all are in ascending order.
+
+    ``abandoned``: the save never ended and a later one did. ``unsupported``: nothing here can ever read it.
+    """
 
     complete: tuple[Checkpoint, ...] = ()
     waiting: tuple[tuple[int, str], ...] = ()
     abandoned: tuple[tuple[int, str], ...] = ()
+    unsupported: tuple[tuple[int, str], ...] = ()
 
 
 class Watcher:
@@ -64,6 +61,7 @@ class Watcher:
         interval: int,
         check_interval_seconds: float,
         model_type: Literal["megatron", "huggingface"] | str = "megatron",
+        settle: SettleTimes | None = None,
     ):
         if interval < 1:
             raise ValueError(f"interval is {interval}, expected at least 1")
@@ -75,18 +73,14 @@ class Watcher:
         self.begin, self.end, self.interval = begin, end, interval
         self.check_interval_seconds = check_interval_seconds
         self.model_type = model_type
+        self.settle = settle or SettleTimes()
         self._known: dict[str, tuple[Listing, Inspection]] = {}
-        self._changed = threading.Event()
-        self._stopped = False
-        self._pending = False
-        self._last_wake = 0.0
-        self._scheduler: Any = None
-        self._events: _Events | None = None
-
-    @property
-    def save_in_progress(self) -> bool:
-        """Whether the last ``scan`` saw a save that is being written: work is coming soon."""
-        return self._pending
+        self._events: Events | None = None
+        self._state = threading.Condition()  # guards what follows
+        self._changed = self._stopped = False
+        self._woken = time.monotonic()  # when ``wait`` last returned True
+        self._look_again: float | None = None  # when time alone may change the answer
+        self._gap = LEAST_GAP_SECONDS
 
     def wanted(self, iteration: int) -> bool:
         """Whether ``iteration`` is one of begin, begin + interval, …, end."""
@@ -95,12 +89,13 @@ class Watcher:
 
     def scan(self) -> ScanResult:
         """One look at the disk: stats only, except for files that have changed since the last look."""
+        started = time.monotonic()
         tracker = look_at_tracker(self.checkpoint_path)  # first: files that change after it count as newer
         complete: list[Checkpoint] = []
-        waiting: list[tuple[int, str]] = []
-        abandoned: list[tuple[int, str]] = []
+        told: dict[str, list[tuple[int, str]]] = {"incomplete": [], "abandoned": [], "unsupported": []}
         unfinished: list[Path] = []
-        recent = False
+        again: list[float] = []
+        later_ns: int | None = None
         now = time.time()
         known: dict[str, tuple[Listing, Inspection]] = {}
         for iteration, directory in self._directories():
@@ -108,67 +103,101 @@ class Watcher:
                 listing, inspection = known[directory.name] = self._look(directory, now)
             except OSError as error:
                 if not isinstance(error, FileNotFoundError):
-                    waiting.append((iteration, f"{directory}: {error.strerror}"))
+                    told["incomplete"].append((iteration, f"{directory}: {error.strerror}"))
                 continue
-            readiness = self._check(directory, tracker, listing, inspection, bool(complete), now)
+            readiness = check(
+                directory,
+                tracker,
+                model_type=self.model_type,
+                listing=listing,
+                inspection=inspection,
+                later_ns=later_ns,
+                now=now,
+                settle=self.settle,
+            )
             if readiness.state == "complete":
                 complete.append(self._checkpoint(iteration, directory, inspection))
-            elif readiness.state == "incomplete":
-                waiting.append((iteration, readiness.reason))
+                later_ns = max(later_ns or 0, listing.newest_ns)
+                continue
+            told[readiness.state].append((iteration, readiness.reason))
+            if readiness.state == "incomplete":
                 unfinished.append(directory)
-                recent = recent or now - listing.touched_ns / 1e9 < PENDING_PATIENCE_SECONDS
-            else:
-                abandoned.append((iteration, readiness.reason))
+                again += self._seconds_to_next_look(listing, readiness, now)
         self._known = known  # what was deleted is forgotten
-        self._pending = recent
-        if self._events is not None:
-            self._events.follow(unfinished)
-        return ScanResult(tuple(reversed(complete)), tuple(reversed(waiting)), tuple(reversed(abandoned)))
+        events = self._events
+        if events is not None:
+            # Without a tracker nothing in the root tells that a whole one is saved again.
+            rewritable = (
+                [checkpoint.path for checkpoint in complete[:MOST_FOLLOWED]] if self.model_type == "huggingface" else []
+            )
+            events.follow([*unfinished, *rewritable])
+        self._plan_next_look(started, min(again, default=None))
+        return ScanResult(
+            tuple(reversed(complete)),
+            tuple(reversed(told["incomplete"])),
+            tuple(reversed(told["abandoned"])),
+            tuple(reversed(told["unsupported"])),
+        )
 
     def start(self) -> None:
         """Begin to notice changes: file-system events where there are any, the interval everywhere."""
-        from apscheduler.schedulers.background import BackgroundScheduler
-
-        logging.getLogger("apscheduler").setLevel(logging.WARNING)
-        self._scheduler = BackgroundScheduler(daemon=True, timezone=timezone.utc)
-        self._scheduler.add_job(
-            self._changed.set, "interval", seconds=self.check_interval_seconds, coalesce=True, misfire_grace_time=None
-        )
-        self._scheduler.start()
-        self._events = _Events(self.checkpoint_path, self._changed)
+        self._events = Events(self.checkpoint_path, self._note_change)
         self._events.follow([])
-        self._changed.set()
+        with self._state:
+            self._woken -= LEAST_GAP_SECONDS
+        self._note_change()
 
     def stop(self) -> None:
         """End all threads; a ``wait`` in another thread returns False."""
-        self._stopped = True
-        self._changed.set()
-        scheduler, self._scheduler = self._scheduler, None
+        with self._state:
+            self._stopped = True
+            self._state.notify_all()
         events, self._events = self._events, None
-        if scheduler is not None:
-            scheduler.shutdown(wait=False)
         if events is not None:
             events.stop()
 
     def wait(self, timeout: float | None = None) -> bool:
         """True when something may have changed, so that a scan is due; False after ``timeout`` seconds or ``stop``."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        while not self._stopped:
-            remaining = None if deadline is None else deadline - time.monotonic()
-            if remaining is not None and remaining <= 0:
-                return False
-            # In short steps: whether a checkpoint is pending is known after a scan in another thread.
-            due = self._changed.wait(PENDING_SECONDS if remaining is None else min(PENDING_SECONDS, remaining))
-            if not due and self._pending:
-                due = time.monotonic() - self._last_wake >= PENDING_SECONDS
-            if due and not self._stopped:
-                gap = self._last_wake + LEAST_GAP_SECONDS - time.monotonic()
-                if gap > 0:
-                    time.sleep(gap)
-                self._changed.clear()
-                self._last_wake = time.monotonic()
-                return True
+        with self._state:
+            while not self._stopped:
+                now = time.monotonic()
+                due = self._due()
+                if due <= now:
+                    self._changed, self._look_again, self._woken = False, None, now
+                    return True
+                if deadline is not None and deadline <= now:
+                    return False
+                until = due if deadline is None else min(due, deadline)
+                self._state.wait(min(until - now, threading.TIMEOUT_MAX))
         return False
+
+    def _due(self) -> float:
+        """The moment of the next look, by the monotonic clock."""
+        due = self._woken + self.check_interval_seconds
+        if self._look_again is not None:
+            due = min(due, self._look_again)
+        return self._woken + self._gap if self._changed else max(due, self._woken + self._gap)
+
+    def _note_change(self) -> None:
+        with self._state:
+            if not self._changed:
+                self._changed = True
+                self._state.notify_all()
+
+    def _plan_next_look(self, started: float, seconds: float | None) -> None:
+        with self._state:
+            now = time.monotonic()
+            # A big directory takes long to look at: the processor is to rest most of the time all the same.
+            self._gap = min(max(LEAST_GAP_SECONDS, 4 * (now - started)), GREATEST_GAP_SECONDS)
+            self._look_again = None if seconds is None else now + seconds
+            self._state.notify_all()  # a ``wait`` that has begun knows of a later moment only
+
+    def _seconds_to_next_look(self, listing: Listing, readiness: Readiness, now: float) -> list[float]:
+        waits = [] if readiness.again_in is None else [readiness.again_in + 0.01]
+        if now - listing.touched_ns / 1e9 < PENDING_PATIENCE_SECONDS:
+            waits.append(PENDING_SECONDS)
+        return waits
 
     def _directories(self) -> list[tuple[int, Path]]:
         """Wanted iteration directories, highest iteration first."""
@@ -196,19 +225,6 @@ class Watcher:
                 return before
         return listing, inspect(directory, listing)
 
-    def _check(
-        self, directory: Path, tracker: Any, listing: Listing, inspection: Inspection, later: bool, now: float
-    ) -> Readiness:
-        return check(
-            directory,
-            tracker,
-            model_type=self.model_type,
-            listing=listing,
-            inspection=inspection,
-            later_is_complete=later,
-            now=now,
-        )
-
     def _checkpoint(self, iteration: int, directory: Path, inspection: Inspection) -> Checkpoint:
         per_iteration = self.token_per_iteration
         return Checkpoint(
@@ -226,89 +242,3 @@ def _is_directory(entry: os.DirEntry[str]) -> bool:
         return entry.is_dir()
     except OSError:  # a link to itself, say: no reason not to see the others
         return False
-
-
-class _Events:
-    """File-system events for a root that may not exist yet and for the directories that are being written in it."""
-
-    def __init__(self, root: Path, changed: threading.Event):
-        self._root = root
-        self._changed = changed
-        self._watches: dict[Path, tuple[int, Any]] = {}  # path -> (inode, watchdog's watch)
-        self._observer: Any = None
-        try:
-            from watchdog.observers import Observer
-
-            # It tells every event at DEBUG, and calls it an error when a watched directory goes away.
-            logging.getLogger("watchdog").setLevel(logging.CRITICAL)
-            self._observer = Observer()
-            self._observer.daemon = True
-            self._observer.start()
-        except OSError as error:
-            self._give_up(error)
-
-    def follow(self, unfinished: list[Path]) -> None:
-        """Watch the root (or its nearest parent that exists) and ``unfinished``, and nothing else."""
-        if self._observer is None:
-            return
-        wanted: dict[Path, int] = {}
-        for path in [self._nearest(), *unfinished]:
-            try:
-                wanted[path] = path.stat().st_ino
-            except OSError:
-                continue
-        for path, (inode, watch) in list(self._watches.items()):
-            if wanted.get(path) != inode:  # no longer wanted, or deleted and made anew
-                del self._watches[path]
-                self._unschedule(watch)
-        for path, inode in wanted.items():
-            if path not in self._watches and not self._schedule(path, inode):
-                return
-
-    def stop(self) -> None:
-        observer, self._observer = self._observer, None
-        if observer is not None:
-            observer.stop()
-            observer.join(2.0)
-
-    def _nearest(self) -> Path:
-        return next(path for path in (self._root, *self._root.parents) if path.is_dir())
-
-    def _schedule(self, path: Path, inode: int) -> bool:
-        from watchdog.events import FileSystemEventHandler
-
-        handler = FileSystemEventHandler()
-        handler.on_any_event = (  # type: ignore[method-assign]
-            self._on_root_event if self._root in (path, *path.parents) else self._on_parent_event
-        )
-        try:
-            self._watches[path] = (inode, self._observer.schedule(handler, str(path), recursive=False))
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            self._give_up(error)
-            return False
-        self._changed.set()  # what happened between the look and the watch was not reported
-        return True
-
-    def _unschedule(self, watch: Any) -> None:
-        try:
-            self._observer.unschedule(watch)
-        except (KeyError, OSError) as error:  # its directory is gone, and watchdog has dropped it already
-            logger.debug("%s: %s", watch, error)
-
-    def _on_root_event(self, event: Any) -> None:
-        if event.event_type in _CHANGES:
-            self._changed.set()
-
-    def _on_parent_event(self, event: Any) -> None:
-        """A parent may be busy with other things (/tmp): only the next step towards the root matters."""
-        paths = [Path(os.fsdecode(path)) for path in (event.src_path, event.dest_path) if path]
-        if event.event_type in _CHANGES and any(path in (self._root, *self._root.parents) for path in paths):
-            self._changed.set()
-
-    def _give_up(self, error: OSError) -> None:
-        logger.warning("no file-system events for %s (%s): only the check interval is left", self._root, error)
-        observer, self._observer = self._observer, None
-        if observer is not None and observer.is_alive():
-            observer.stop()

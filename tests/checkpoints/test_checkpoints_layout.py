@@ -240,18 +240,13 @@ def test_a_torn_tracker_is_nothing(tmp_path: Path, torn: bytes) -> None:
     assert read_tracker(tmp_path) is None
 
 
-def test_zarr_and_fsdp_are_named_not_evaluated(tmp_path: Path, torch_dist: dict[str, bytes]) -> None:
-    import torch
-    import torch.distributed.checkpoint as dcp
-
+def test_zarr_is_named_as_unsupported_not_as_abandoned(tmp_path: Path) -> None:
     write(tmp_path / "iter_0000002" / "metadata.json", b'{"sharded_backend": "zarr"}', 5.0)
-    fsdp = tmp_path / "iter_0000004"
-    dcp.save({"model.weight": torch.zeros(2)}, storage_writer=dcp.FileSystemWriter(fsdp), no_dist=True)
-    write(tmp_path / TRACKER, b"4", 0.0)
+    write(tmp_path / TRACKER, b"2", 0.0)
     found = look(tmp_path)
-    assert found.complete == ()
-    reasons = dict(found.abandoned)
-    assert "zarr" in reasons[2] and "fsdp_dtensor" in reasons[4]
+    assert (found.complete, found.waiting, found.abandoned) == ((), (), ())
+    ((iteration, reason),) = found.unsupported
+    assert iteration == 2 and "zarr" in reason
 
 
 def _safetensors(values: int) -> bytes:
