@@ -1,6 +1,7 @@
 """``python -m autoeval.convert CHECKPOINT_DIR OUTPUT_DIR``: one Megatron checkpoint to a Hugging Face directory.
 
-Exit code 0 when converted (and verified, with --verify), 1 when not, 2 for a wrong command line.
+Exit code 0 when converted and every check asked for passed, 1 when not (the last line says why; what failed a check is
+moved to OUTPUT_DIR.quarantined), 2 for a wrong command line, 130 or 143 when interrupted or terminated: nothing is left.
 """
 
 from __future__ import annotations
@@ -8,49 +9,115 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoeval.convert import Receipt
+    from autoeval.convert.writer import Progress
 
 TRACKER = "latest_checkpointed_iteration.txt"
 
 
+class Terminated(BaseException):
+    """SIGTERM, as an exception: what was begun is taken back on the way out."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = _parser().parse_args(arguments)
+    options = _options(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    from autoeval.convert import ConversionError, convert
-    from autoeval.convert.tokenizer import tokenizer_source
+    signal.signal(signal.SIGTERM, _terminate)
+    from autoeval.convert import ConversionError
 
     try:
-        source = _iteration_directory(options.checkpoint_dir, options.iteration)
-        tokenizer = tokenizer_source(options.tokenizer) if options.tokenizer else None
-        receipt = convert(source, options.output_dir, tokenizer=tokenizer, dtype=options.dtype, progress=_progress())
+        receipt = _convert(options)
     except (ConversionError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted: nothing was converted", file=sys.stderr)
+        return 130
+    except Terminated:
+        return 143
+    _report(options, receipt)
+    return 0
+
+
+def _convert(options: argparse.Namespace) -> Receipt:
+    from autoeval.convert import ExpectedLoss, convert
+    from autoeval.convert.tokenizer import tokenizer_source
+
+    expected = None
+    if options.expected_loss is not None:
+        expected = ExpectedLoss(options.expected_loss, options.held_out_text, options.loss_tolerance)
+    with _Bar() as progress:
+        return convert(
+            _iteration_directory(options.checkpoint_dir, options.iteration),
+            options.output_dir,
+            tokenizer=tokenizer_source(options.tokenizer) if options.tokenizer else None,
+            dtype=options.dtype,
+            max_shard_bytes=options.max_shard_size,
+            expected_loss=expected,
+            verify=options.verify,
+            progress=progress,
+        )
+
+
+def _report(options: argparse.Namespace, receipt: Receipt) -> None:
     print(
         f"{options.output_dir}: {receipt.architecture}, {receipt.parameters:,} parameters, {receipt.dtype}, "
-        f"from {source} (checksum {receipt.checksum[:12]})"
+        f"from {receipt.source} ({receipt.checksum[:17]})"
     )
-    if tokenizer is None:
+    if receipt.tokenizer is None:
         print("no --tokenizer given: the padded vocabulary was kept and no tokenizer written")
-    return _verify(source, options.output_dir) if options.verify else 0
+    if loss := receipt.loss:
+        print(
+            f"loss on {loss['text']}: {loss['loss']:.3f} nats per token over {loss['tokens']} tokens, "
+            f"{loss['difference']:+.3f} against the run's own {loss['expected']:.3f}"
+        )
+    if found := receipt.verified:
+        print(
+            f"verified against Megatron {found['megatron_version']}: largest logit difference "
+            f"{found['difference']:.2e}, argmax equal at {found['same_argmax']} of {found['positions']} positions, "
+            "every byte read back"
+        )
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m autoeval.convert", description=__doc__)
-    parser.add_argument("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="the save directory, or an iter_…")
-    parser.add_argument("output_dir", type=Path, metavar="OUTPUT_DIR")
-    parser.add_argument("--iteration", type=int, metavar="N", help="default: the one that the tracker file names")
-    parser.add_argument("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
-    parser.add_argument(
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    summary, codes = (__doc__ or "").split("\n\n", 1)
+    parser = argparse.ArgumentParser(prog="python -m autoeval.convert", description=summary, epilog=codes)
+    add = parser.add_argument
+    add("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="the save directory, or an iter_… in it")
+    add("output_dir", type=Path, metavar="OUTPUT_DIR")
+    add("--iteration", type=int, metavar="N", help="default: the one that the tracker file names")
+    add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
+    add(
         "--tokenizer",
         metavar="PATH",
         help="a Hugging Face directory, a SentencePiece .model file, or vocab.json,merges.txt (or a directory with both)",
     )
-    parser.add_argument("--verify", action="store_true", help="compare logits with Megatron's own on the CPU")
-    return parser
+    add("--max-shard-size", type=_size, default="50GB", metavar="SIZE", help="like 5GB or 500MB; default 50GB")
+    add("--verify", action="store_true", help="compare logits with Megatron's own on the CPU, and read every byte back")
+    add("--expected-loss", type=float, metavar="NATS", help="the run's validation loss at this checkpoint")
+    add("--held-out-text", type=Path, metavar="FILE", help="text (or .npy of token ids) to measure that loss on")
+    add("--loss-tolerance", type=float, metavar="NATS", help="accepted above it; default: half the way to chance")
+    options = parser.parse_args(arguments)
+    if (options.expected_loss is None) != (options.held_out_text is None):
+        parser.error("--expected-loss and --held-out-text go together")
+    if options.loss_tolerance is not None and options.expected_loss is None:
+        parser.error("--loss-tolerance needs --expected-loss")
+    return options
+
+
+def _size(text: str) -> int:
+    found = re.fullmatch(r"(\d+)\s*([KMGT]?)(i?)B?", text, re.IGNORECASE)
+    if not found or int(found[1]) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: expected a size like 5GB, 500MB or 2GiB")
+    return int(int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
 
 
 def _iteration_directory(directory: Path, iteration: int | None) -> Path:
@@ -76,43 +143,29 @@ def _iteration_directory(directory: Path, iteration: int | None) -> Path:
     return directory / f"iter_{iteration:07d}"
 
 
-def _progress() -> Callable[[int, int], None] | None:
-    """A bar on a terminal; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        return None
+class _Bar:
+    """A bar on a terminal, nothing elsewhere: ``with _Bar() as progress``."""
 
-    def show(done: int, total: int) -> None:
-        filled = 40 * done // max(total, 1)
-        line = f"\r[{'#' * filled}{'.' * (40 - filled)}] {done / 1e9:.2f} of {total / 1e9:.2f} GB"
-        print(line, end="\n" if done == total else "", file=sys.stderr, flush=True)
+    def __enter__(self) -> Progress | None:
+        if not sys.stderr.isatty():
+            self._bar: Any = None
+            return None
+        from tqdm import tqdm
 
-    return show
+        self._bar = tqdm(unit="B", unit_scale=True, desc="converting", dynamic_ncols=True)
+        return self._show
+
+    def _show(self, done: int, total: int) -> None:
+        self._bar.total = total
+        self._bar.update(done - self._bar.n)
+
+    def __exit__(self, *_details: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
 
-def _verify(source: Path, output: Path) -> int:
-    from autoeval.convert import ConversionError
-    from autoeval.convert.verify import TOLERANCE, megatron_is_installed, verify
-
-    if not megatron_is_installed():
-        print("error: NOT verified: --verify needs megatron-core, which is not installed", file=sys.stderr)
-        return 1
-    try:
-        found = verify(source, output)
-    except ConversionError as error:
-        print(f"error: NOT verified: {error}", file=sys.stderr)
-        return 1
-    text = (
-        f"largest logit difference {found.difference:.2e} (at most {TOLERANCE:g}), "
-        f"argmax equal at {found.same_argmax} of {found.positions} positions"
-    )
-    print(f"verified against Megatron: {text}" if found.passed else f"verification FAILED: {text}")
-    if not found.passed:
-        quarantine = output.with_name(f"{output.name}.quarantined")
-        shutil.rmtree(quarantine, ignore_errors=True)
-        output.rename(quarantine)
-        print(f"moved to {quarantine}", file=sys.stderr)
-        return 1
-    return 0
+def _terminate(_signal: int, _frame: FrameType | None) -> None:
+    raise Terminated
 
 
 if __name__ == "__main__":

@@ -2,29 +2,24 @@
 
 from __future__ import annotations
 
-import os
-import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from autoeval.checkpoints.layout import fingerprint
-from autoeval.convert.architectures import ARCHITECTURES, choose
-from autoeval.convert.arguments import ModelArguments, parse_arguments
-from autoeval.convert.errors import ConversionError
-from autoeval.convert.mapping import Target, config_of, mapping_digest, plan
-from autoeval.convert.receipt import Receipt, read_receipt, write_receipt
-from autoeval.convert.source import Source, open_source
-from autoeval.convert.tokenizer import TokenizerSource, write_tokenizer
-from autoeval.convert.writer import Planned, Written, reread, write_model
-from recorder.files import sync_directory
+from autoeval.convert.architectures import ARCHITECTURES
+from autoeval.convert.errors import BadWeights, ConversionError, OutputError, Quarantined, SourceChanged
+from autoeval.convert.loss import ExpectedLoss, check_loss
+from autoeval.convert.mapping import mapping_digest
+from autoeval.convert.preparation import Prepared, changed, check_dtype, fingerprint_of, prepare
+from autoeval.convert.receipt import Receipt, read_receipt, receipt_of, write_receipt
+from autoeval.convert.tokenizer import TokenizerSource
+from autoeval.convert.workplace import Workplace, quarantine
+from autoeval.convert.writer import SHARD_BYTES, Progress, Written, check_layout, size_of, write_model
 
-if TYPE_CHECKING:
-    pass
-
-DTYPES = ("float32", "bfloat16", "float16")
+_TOKENIZER_ROOM = 32 * 1024**2
 
 
 def convert(
@@ -33,47 +28,92 @@ def convert(
     *,
     tokenizer: TokenizerSource | None,
     dtype: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    max_shard_bytes: int = SHARD_BYTES,
+    expected_loss: ExpectedLoss | None = None,
+    verify: bool = False,
+    progress: Progress | None = None,
 ) -> Receipt:
     """Convert the iteration directory ``source`` to ``output``; a conversion made before is reused by its receipt.
 
     ``dtype`` is ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``. Without a tokenizer the padded
-    vocabulary is kept. ``progress`` is called with bytes written and bytes in all. Raises ``ConversionError``; then
-    ``output`` is as it was, or a conversion that failed its checks stands at ``<output>.quarantined``.
+    vocabulary is kept. ``expected_loss`` measures the model on a text, ``verify`` compares it with Megatron (which
+    starts Megatron's parallel state in this process); what they find is in the receipt. ``progress`` is called with
+    bytes written and bytes in all.
+
+    Raises ``ConversionError``; then ``output`` is as it was. Its kinds: ``SourceChanged``, ``OutputError`` (both worth
+    another try) and ``Quarantined`` (a check failed; nothing may be scored, what was made is moved aside).
     """
-    if dtype not in ("auto", *DTYPES):
-        raise ConversionError(f"dtype is {dtype!r}, expected auto or one of {', '.join(DTYPES)}")
+    check_dtype(dtype)
     source, output = Path(source), Path(output)
     started = time.time()
-    before = _fingerprint(source)
-    tokenizer_print = tokenizer.fingerprint() if tokenizer else None
-    done = read_receipt(output)
-    if done and _reusable(done, before, tokenizer_print, dtype):
-        return done
-    if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
-        raise ConversionError(f"{output}: exists and is not a model directory; it is left alone")
-    opened = open_source(source)
-    model = parse_arguments(opened.args, str(source))
-    architecture = choose(model, str(source))
-    temporary = output.with_name(f".{output.name}.partial-{os.getpid()}")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    try:
-        size = _tokenizer_size(tokenizer, temporary, model)
-        target = Target(architecture, model, size, model.tied)
-        chosen = _dtype(opened, dtype)
-        _write_config(temporary, target, chosen, tokenizer is not None)
-        written = _checked_write(temporary, output, plan(opened, target), chosen, progress)
-        if _fingerprint(source) != before:
-            raise ConversionError(f"{source}: changed while it was read; the conversion is discarded")
-        receipt = _receipt(
-            source, before, target, (dtype, chosen), written, tokenizer, tokenizer_print, temporary, started
-        )
-        write_receipt(temporary, receipt)
-        _publish(temporary, output)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    before = fingerprint_of(source)
+    with Workplace(output) as place:
+        done = read_receipt(output)
+        if done and _reusable(done, before, tokenizer.fingerprint() if tokenizer else None, dtype):
+            return check(output, expected_loss=expected_loss, verify=verify and done.verified is None)
+        if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
+            raise ConversionError(f"{output}: exists and is not a model directory; it is left alone")
+        here = place.directory
+        with _blaming(source, before, here, output):
+            prepared = prepare(source, tokenizer, dtype, here)
+            written = _write(prepared, here, output, max_shard_bytes, progress)
+        if changed(source, before):
+            raise SourceChanged(f"{source}: changed while it was read; the conversion is discarded")
+        receipt = receipt_of(prepared, written.digests, before, dtype, tokenizer, started)
+        receipt = replace(receipt, files={path.name: path.stat().st_size for path in sorted(here.iterdir())})
+        receipt = _checked(source, here, output, receipt, expected_loss, verify)
+        write_receipt(here, receipt)
+        place.publish()
     return receipt
+
+
+@contextmanager
+def _blaming(source: Path, before: str, here: Path, output: Path) -> Iterator[None]:
+    """Say what went wrong by its cause: a checkpoint that changed under the reader looks like a damaged one."""
+    try:
+        yield
+    except (Quarantined, OutputError):
+        raise
+    except (ConversionError, OSError) as error:
+        if changed(source, before):
+            raise SourceChanged(f"{source}: was deleted or saved again while it was read ({error})") from error
+        if isinstance(error, BadWeights):
+            for half_written in here.glob("*.safetensors"):
+                half_written.unlink()
+            raise quarantine(here, output, f"{source}: {error}") from error
+        if isinstance(error, OSError):
+            raise OutputError(f"{error.filename or output}: {error.strerror or error}") from error
+        raise
+
+
+def _check_space(directory: Path, needed: int) -> None:
+    free = shutil.disk_usage(directory).free
+    if free < needed + _TOKENIZER_ROOM:
+        raise OutputError(
+            f"{directory.parent}: no space left for the converted model: {needed / 1e9:.2f} GB of weights, "
+            f"{free / 1e9:.2f} GB free"
+        )
+
+
+def _write(prepared: Prepared, here: Path, output: Path, max_shard_bytes: int, progress: Progress | None) -> Written:
+    from transformers import GenerationConfig
+
+    config = prepared.config
+    config.save_pretrained(here)
+    GenerationConfig(
+        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, do_sample=False
+    ).save_pretrained(here)
+    tensors, dtype = prepared.tensors, prepared.dtype
+    size = size_of(tensors, dtype)
+    if progress:
+        progress(0, size)  # the caller may make room now
+    _check_space(here, size)
+    written = write_model(here, tensors, dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+    try:
+        check_layout(here, tensors, written, dtype)
+    except ConversionError as error:
+        raise quarantine(here, output, str(error)) from error
+    return written
 
 
 def _reusable(receipt: Receipt, source: str, tokenizer: str | None, dtype: str) -> bool:
@@ -82,101 +122,41 @@ def _reusable(receipt: Receipt, source: str, tokenizer: str | None, dtype: str) 
     return same and receipt.mapping in mappings and dtype == receipt.requested_dtype
 
 
-def _fingerprint(source: Path) -> str:
-    try:
-        return fingerprint(source)
-    except OSError as error:
-        raise ConversionError(f"{source}: files vanish while it is looked at: {error}") from error
+def check(output: Path, *, expected_loss: ExpectedLoss | None = None, verify: bool = False) -> Receipt:
+    """Check a conversion made before against its source (which must still be there to ``verify``) and note the result
+    in its receipt. Raises ``Quarantined`` when a check fails, ``ConversionError`` when it cannot be made."""
+    done = read_receipt(output)
+    if done is None:
+        raise ConversionError(f"{output}: no converted model with its receipt")
+    source = Path(done.source)
+    if verify and changed(source, done.fingerprint):
+        raise SourceChanged(f"{source}: is not the save that {output} was converted from")
+    receipt = _checked(source, output, output, done, expected_loss, verify)
+    if receipt != done:
+        write_receipt(output, receipt)
+    return receipt
 
 
-def _tokenizer_size(tokenizer: TokenizerSource | None, directory: Path, model: ModelArguments) -> int:
-    """How many rows of the vocabulary to keep."""
-    if tokenizer is None:
-        return model.padded_vocab_size
-    size = write_tokenizer(tokenizer, directory, max_length=model.max_positions)
-    if size > model.padded_vocab_size:
-        raise ConversionError(
-            f"the tokenizer has {size} tokens, the model's padded_vocab_size is {model.padded_vocab_size}: "
-            "this is not the tokenizer that it was trained with"
-        )
-    return size
-
-
-def _dtype(source: Source, dtype: str) -> str:
-    if dtype != "auto":
-        return dtype
-    stored = str(source.tensor("decoder.final_layernorm.weight").dtype).removeprefix("torch.")
-    if stored not in DTYPES:
-        raise ConversionError(f"{source.path}: weights are stored as {stored}, expected one of {', '.join(DTYPES)}")
-    return stored
-
-
-def _write_config(directory: Path, target: Target, dtype: str, has_tokenizer: bool) -> None:
-    from transformers import AutoTokenizer, GenerationConfig
-
-    config = config_of(target, dtype)
-    if has_tokenizer:
-        tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    config.save_pretrained(directory)
-    GenerationConfig(
-        bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id, do_sample=False
-    ).save_pretrained(directory)
-
-
-def _checked_write(
-    temporary: Path, output: Path, planned: list[Planned], dtype: str, progress: Callable[[int, int], None] | None
-) -> Written:
-    try:
-        written = write_model(temporary, planned, dtype, progress=progress)
-        reread(temporary, written)
-    except ConversionError as error:
-        quarantine = output.with_name(f"{output.name}.quarantined")
-        shutil.rmtree(quarantine, ignore_errors=True)
-        temporary.replace(quarantine)
-        raise ConversionError(f"{error}; what was made of it stands at {quarantine}") from error
-    return written
-
-
-def _receipt(
-    source: Path,
-    source_print: str,
-    target: Target,
-    dtype: tuple[str, str],
-    written: Written,
-    tokenizer: TokenizerSource | None,
-    tokenizer_print: str | None,
-    directory: Path,
-    started: float,
+def _checked(
+    source: Path, here: Path, output: Path, receipt: Receipt, expected_loss: ExpectedLoss | None, verify: bool
 ) -> Receipt:
-    number = re.search(r"iter_(\d+)", source.name)  # a pinned checkpoint has more in its name
-    return Receipt(
-        source=str(source.resolve()),
-        fingerprint=source_print,
-        iteration=int(number.group(1)) if number else None,
-        layout="torch_dist" if (source / "metadata.json").is_file() else "torch",
-        architecture=target.architecture.name,
-        mapping=mapping_digest(target.architecture),
-        requested_dtype=dtype[0],
-        dtype=dtype[1],
-        tokenizer=tokenizer.kind if tokenizer else None,
-        tokenizer_fingerprint=tokenizer_print,
-        vocab_size=target.vocab_size,
-        padded_vocab_size=target.model.padded_vocab_size,
-        parameters=written.parameters,
-        checksum=written.checksum,
-        files={path.name: path.stat().st_size for path in sorted(directory.iterdir())},
-        seconds=round(time.time() - started, 3),
-        created_at=round(time.time(), 3),
-    )
+    """The receipt with what the checks found; a failed one quarantines what is ``here``."""
+    if expected_loss is not None:
+        loss = check_loss(here, expected_loss)
+        receipt = replace(receipt, loss=loss.to_json())
+        if not loss.passed:
+            raise quarantine(
+                here,
+                output,
+                f"{source}: the converted model's loss on {loss.text} is {loss.loss:.3f} nats per token, "
+                f"{loss.difference:.3f} above the run's own {loss.expected:.3f} (at most {loss.limit:.3f} accepted)",
+                receipt=receipt.to_json(),
+            )
+    if verify:
+        from autoeval.convert.verify import verify as compare
 
-
-def _publish(temporary: Path, output: Path) -> None:
-    """Give the finished directory its name; an older conversion there is put aside first, then removed."""
-    old = output.with_name(f".{output.name}.old-{os.getpid()}")
-    shutil.rmtree(old, ignore_errors=True)
-    if output.exists():
-        output.replace(old)
-    temporary.replace(output)
-    sync_directory(output.parent)
-    shutil.rmtree(old, ignore_errors=True)
+        verification = compare(source, here, receipt.checksum)
+        receipt = replace(receipt, verified=verification.to_json())
+        if not verification.passed:
+            raise quarantine(here, output, f"{source}: {verification}", receipt=receipt.to_json())
+    return receipt

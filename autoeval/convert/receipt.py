@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
+import re
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from autoeval.convert.mapping import mapping_digest
+from autoeval.convert.preparation import Prepared
+from autoeval.convert.tokenizer import TokenizerSource
+from autoeval.convert.writer import checksum
 from recorder.files import write_json
 
 FORMAT = "autoeval-receipt/1"
@@ -19,6 +26,8 @@ class Receipt:
 
     ``vocab_size`` is what was kept of ``padded_vocab_size``: rows beyond the tokenizer are padding that the softmax
     would otherwise give probability to, so they are cut. ``mapping`` is a hash of the table and of this room's version.
+    ``checksum`` is over all tensors' names and bytes, however they are sharded. ``loss`` (``LossCheck``) and
+    ``verified`` (``Verification``) are what those checks found, None when they were not asked for.
     """
 
     source: str
@@ -38,9 +47,43 @@ class Receipt:
     files: dict[str, int]
     seconds: float
     created_at: float
+    loss: dict[str, Any] | None = None
+    verified: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self)}
+
+
+def receipt_of(
+    prepared: Prepared,
+    digests: dict[str, str],
+    fingerprint: str,
+    requested_dtype: str,
+    tokenizer: TokenizerSource | None,
+    started: float,
+) -> Receipt:
+    """Of a conversion whose tensors have these digests; ``fingerprint`` is its source's, no file is in it yet."""
+    source, target = prepared.source, prepared.target
+    number = re.search(r"iter_(\d+)", source.name)  # a pinned checkpoint has more in its name
+    return Receipt(
+        source=str(source.resolve()),
+        fingerprint=fingerprint,
+        iteration=int(number.group(1)) if number else None,
+        layout="torch_dist" if (source / "metadata.json").is_file() else "torch",
+        architecture=target.architecture.name,
+        mapping=mapping_digest(target.architecture),
+        requested_dtype=requested_dtype,
+        dtype=prepared.dtype,
+        tokenizer=tokenizer.kind if tokenizer else None,
+        tokenizer_fingerprint=tokenizer.fingerprint() if tokenizer else None,
+        vocab_size=target.vocab_size,
+        padded_vocab_size=target.model.padded_vocab_size,
+        parameters=sum(math.prod(tensor.shape) for tensor in prepared.tensors),
+        checksum=checksum(digests),
+        files={},
+        seconds=round(time.time() - started, 3),
+        created_at=round(time.time(), 3),
+    )
 
 
 def write_receipt(output: Path, receipt: Receipt) -> None:

@@ -7,40 +7,67 @@ own loader unpickles freely); so what is compared is the mapping, the configurat
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from autoeval.convert.errors import ConversionError
 from autoeval.convert.names import canonical
+from autoeval.convert.receipt import read_receipt
 from autoeval.convert.source import Source, open_source
+from autoeval.convert.writer import checksum as digest_of
+from autoeval.convert.writer import file_digests
 
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Verification:
-    """Largest absolute difference of the fp32 logits; ``same_argmax`` of ``positions`` positions agree."""
+    """Largest absolute difference of the fp32 logits; ``same_argmax`` of ``positions`` positions agree.
+
+    ``intact`` says whether every byte of the written tensors has the receipt's checksum.
+    """
 
     difference: float
     positions: int
     same_argmax: int
+    intact: bool
+    megatron_version: str
 
     @property
     def passed(self) -> bool:
-        return self.difference <= TOLERANCE and self.same_argmax == self.positions
+        return self.intact and self.difference <= TOLERANCE and self.same_argmax == self.positions
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "argmax_equal": self.same_argmax == self.positions, "passed": self.passed}
+
+    def __str__(self) -> str:
+        agree = (
+            f"largest logit difference {self.difference:.2e} (at most {TOLERANCE:g}), argmax equal at "
+            f"{self.same_argmax} of {self.positions} positions, megatron-core {self.megatron_version}"
+        )
+        words = "verified against Megatron" if self.passed else "verification against Megatron FAILED"
+        return f"{words}: {agree}" + ("" if self.intact else "; the tensors read back differ from the checksum")
 
 
 def megatron_is_installed() -> bool:
     return importlib.util.find_spec("megatron") is not None and importlib.util.find_spec("megatron.core") is not None
 
 
-def verify(source: Path, output: Path, *, sequences: int = 2, length: int = 64, seed: int = 0) -> Verification:
-    """Compare ``output`` with Megatron on random tokens (kept vocabulary only, the padding rows being cut).
+def verify(
+    source: Path, output: Path, checksum: str | None = None, *, sequences: int = 2, length: int = 64, seed: int = 0
+) -> Verification:
+    """Compare ``output`` with Megatron on random tokens (kept vocabulary only, the padding rows being cut), and every
+    byte of its tensors with ``checksum`` (by default its receipt's).
 
     A model written in bfloat16 or float16 is compared with Megatron's weights rounded the same way. Starts Megatron's
     parallel state in this process. Raises ``ConversionError`` when Megatron cannot build this model on the CPU.
     """
+    if not megatron_is_installed():
+        raise ConversionError("not verified: megatron-core, which this compares with, is not installed")
+    if checksum is None:
+        receipt = read_receipt(output)
+        checksum = receipt.checksum if receipt else ""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -53,15 +80,20 @@ def verify(source: Path, output: Path, *, sequences: int = 2, length: int = 64, 
     length = min(length, hf.config.max_position_embeddings)
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, vocabulary, (sequences, length), generator=generator)
+    from megatron import core as megatron_core
+
     from autoeval.convert import megatron_cpu
 
     with torch.no_grad():
         ours = hf(tokens).logits
         megatrons = megatron_cpu.logits(model, tokens)[..., :vocabulary]
+    difference = (ours - megatrons).abs().max()
     return Verification(
-        difference=float((ours - megatrons).abs().max()),
+        difference=float(difference.nan_to_num(nan=torch.inf)),
         positions=tokens.numel(),
         same_argmax=int((ours.argmax(-1) == megatrons.argmax(-1)).sum()),
+        intact=digest_of(file_digests(output)) == checksum,
+        megatron_version=megatron_core.__version__,
     )
 
 
