@@ -2,7 +2,8 @@
 
 A task enters the score with one metric, the chance-corrected (value - chance) / (1 - chance): 0 is guessing, 1 is
 perfect (the rescaling of the Gauntlet and DCLM "core" scores). A metric that is better when lower, or that leaves
-[0, 1], is shown but not averaged. Data-Juicer's min-max over the cohort is not used: it makes a model's score depend on
+[0, 1], is shown but not averaged, and so is a score of another version of the task than the one that was recorded last.
+Data-Juicer's min-max over the cohort is not used: it makes a model's score depend on
 who else is on the board.
 """
 
@@ -20,6 +21,7 @@ from typing import Literal
 from recorder.baselines import Baseline
 from recorder.files import write_atomic
 from recorder.ledger import ScoreRow
+from recorder.statistics import with_spread
 
 Which = Literal["latest", "best", "all"]
 
@@ -51,7 +53,8 @@ def main_metrics(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ())
     """The metric with which each task enters the score, as task -> ``<task>.<metric>``.
 
     Among the metrics that are better when higher and stay in [0, 1]: the one that most baselines have, then the one
-    that comes first in the task's results. A task without such a metric is left out.
+    that comes first in the task's results. A task without such a metric is left out. Without scores of our own the
+    baselines' tasks are taken, each with the metric that is named first.
     """
     position: dict[tuple[str, str], int] = {}
     unfit: set[str] = set()
@@ -60,6 +63,12 @@ def main_metrics(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ())
         position[row.task, key] = min(position.get((row.task, key), row.position), row.position)
         if not row.higher_is_better or not 0.0 <= row.value <= 1.0:
             unfit.add(key)
+    if not position:
+        for baseline in baselines:
+            for place, (key, value) in enumerate(baseline.values.items()):
+                if 0.0 <= value <= 1.0:
+                    named = key.rpartition(".")[0], key
+                    position[named] = min(position.get(named, place), place)
     chosen: dict[str, tuple[int, int, str]] = {}
     for (task, key), place in position.items():
         if key not in unfit:
@@ -77,6 +86,7 @@ def leaderboard(
     decided by iterations that have every task of their model; an iteration that lacks a shared task is left out, for
     half an evaluation is not compared with a whole one.
     """
+    scores = _of_one_version(scores)
     main = set(main_metrics(scores, baselines).values())
     chance = {metric_key(row): row.chance for row in scores if row.chance is not None and row.chance < 1.0}
     models = _rows_of_scores(scores)
@@ -85,7 +95,7 @@ def leaderboard(
         for b in baselines
     ]
     shared = _shared([*(_most_complete(rows, main)[-1] for rows in models), *published], main)
-    eligible = [[row for row in rows if set(shared) <= row.metrics.keys()] or rows for rows in models]
+    eligible = [[row for row in rows if set(shared) <= _shares(row)] or rows for rows in models]
     if which == "latest":
         eligible = [rows[-1:] for rows in eligible]
     rows = [_scored(row, shared, chance) for row in [*(row for of_model in eligible for row in of_model), *published]]
@@ -93,6 +103,17 @@ def leaderboard(
         rows = _best_of_each(rows)
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0.0), row.model, row.iteration or 0))
     return _ranked(rows)
+
+
+def _of_one_version(scores: Sequence[ScoreRow]) -> list[ScoreRow]:
+    """Of each task only the version recorded last, over all models: two versions are two measurements."""
+    newest = {row.task: row.task_version for row in sorted(scores, key=lambda row: row.recorded_at)}
+    return [row for row in scores if row.task_version == newest[row.task]]
+
+
+def _shares(row: LeaderboardRow) -> set[str]:
+    """The metrics whose value is a share: a published 26 is a percentage that nobody may average with 0.26."""
+    return {key for key, value in row.metrics.items() if 0.0 <= value <= 1.0}
 
 
 def _rows_of_scores(scores: Iterable[ScoreRow]) -> list[list[LeaderboardRow]]:
@@ -106,21 +127,22 @@ def _rows_of_scores(scores: Iterable[ScoreRow]) -> list[list[LeaderboardRow]]:
             rows[score.iteration] = row
         key = metric_key(score)
         row.metrics[key] = score.value
-        if score.stderr is not None:
-            row.stderrs[key] = score.stderr
+        stderr = with_spread(score.value, score.stderr, score.n)
+        if stderr is not None:
+            row.stderrs[key] = stderr
     return [[rows[iteration] for iteration in sorted(rows)] for _, rows in sorted(models.items())]
 
 
 def _most_complete(rows: Sequence[LeaderboardRow], main: set[str]) -> list[LeaderboardRow]:
-    most = max(len(main & row.metrics.keys()) for row in rows)
-    return [row for row in rows if len(main & row.metrics.keys()) == most]
+    most = max(len(main & _shares(row)) for row in rows)
+    return [row for row in rows if len(main & _shares(row)) == most]
 
 
 def _shared(rows: Sequence[LeaderboardRow], main: set[str]) -> tuple[str, ...]:
     """The metrics that all rows have; rows with the fewest are given up first while nothing is common to all."""
-    having = sorted((main & row.metrics.keys() for row in rows if main & row.metrics.keys()), key=len)
+    having = sorted((main & _shares(row) for row in rows if main & _shares(row)), key=len)
     while having:
-        common = set.intersection(*(set(keys) for keys in having))
+        common = set.intersection(*having)
         if common:
             return tuple(sorted(common))
         having = having[1:]
@@ -128,7 +150,7 @@ def _shared(rows: Sequence[LeaderboardRow], main: set[str]) -> tuple[str, ...]:
 
 
 def _scored(row: LeaderboardRow, shared: Sequence[str], chance: Mapping[str, float]) -> LeaderboardRow:
-    if not shared or not set(shared) <= row.metrics.keys():
+    if not shared or not set(shared) <= _shares(row):
         return row
     scale = {key: 1.0 - chance.get(key, 0.0) for key in shared}
     value = math.fsum((row.metrics[key] - chance.get(key, 0.0)) / scale[key] for key in shared) / len(shared)
@@ -163,9 +185,8 @@ def metric_columns(rows: Iterable[LeaderboardRow]) -> list[str]:
     return sorted({key for row in rows for key in row.metrics})
 
 
-def write_leaderboard_csv(path: Path | str, rows: Sequence[LeaderboardRow]) -> None:
+def write_leaderboard_csv(path: Path | str, rows: Sequence[LeaderboardRow], metrics: Sequence[str]) -> None:
     """Write model, iteration, tokens, score, stderr, rank, then each metric and its ``_stderr``; empty when unknown."""
-    metrics = metric_columns(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [name for key in metrics for name in (key, f"{key}_stderr")]

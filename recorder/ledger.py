@@ -240,43 +240,29 @@ class Ledger:
     def scores(self, include_superseded: bool = False, all_versions: bool = False) -> list[ScoreRow]:
         """Scores by model, iteration, task and metric.
 
-        By default only of current saves, and of each task only the version that was recorded last: scores of two
-        versions don't belong on one curve.
+        By default only of current saves, and of each model's task only the version that was recorded last: scores of
+        two versions don't belong on one curve.
         """
         conditions = [] if include_superseded else ["c.superseded = 0"]
-        newest = ""
-        if not all_versions:
-            newest = (
-                "JOIN (SELECT task, task_version FROM result_rows WHERE id IN "
-                "(SELECT MAX(r2.id) FROM result_rows r2 JOIN checkpoint_rows c2 ON c2.id = r2.checkpoint_id "
-                f"{'' if include_superseded else 'WHERE c2.superseded = 0 '}GROUP BY r2.task)) "
-                "v ON v.task = r.task AND v.task_version = r.task_version "
-            )
+        conditions += [] if all_versions else [f"(c.model, r.task, r.task_version) IN ({_newest(include_superseded)})"]
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         rows = self._rows(
             "SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, "
             "s.higher_is_better, r.source, c.superseded, r.recorded_at, s.chance, c.fingerprint, s.position "
             "FROM checkpoint_rows c JOIN result_rows r ON r.checkpoint_id = c.id "
-            f"{newest}JOIN score_rows s ON s.result_id = r.id {where}"
+            f"JOIN score_rows s ON s.result_id = r.id {where}"
             "ORDER BY c.model, c.iteration, r.task, s.metric"
         )
         return [ScoreRow._make((*row[:9], row[9] != 0, row[10], row[11] != 0, *row[12:])) for row in rows]
 
-    def items(
-        self, model: str, iteration: int, *, fingerprint: str | None = None, task: str | None = None
-    ) -> list[ItemRow]:
-        """Item outcomes of the current save (or that of ``fingerprint``), of each task the version recorded last."""
-        which = "c.superseded = 0" if fingerprint is None else "c.fingerprint = ?"
-        parameters: list[Any] = [model, iteration, *([] if fingerprint is None else [fingerprint])]
-        only = "" if task is None else "AND r.task = ? "
-        parameters += [] if task is None else [task]
+    def items(self, model: str, iteration: int) -> list[ItemRow]:
+        """Item outcomes behind ``scores()`` of one current save, by task, metric and key."""
         rows = self._rows(
             "SELECT c.iteration, r.task, i.metric, i.key, i.value FROM item_rows i JOIN result_rows r "
-            "ON r.id = i.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id WHERE r.id IN "
-            "(SELECT MAX(r.id) FROM result_rows r JOIN checkpoint_rows c ON c.id = r.checkpoint_id "
-            f"WHERE c.model = ? AND c.iteration = ? AND {which} {only}GROUP BY r.task) "
-            "ORDER BY r.task, i.metric, i.key",
-            parameters,
+            "ON r.id = i.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id "
+            "WHERE c.model = ? AND c.iteration = ? AND c.superseded = 0 "
+            f"AND (c.model, r.task, r.task_version) IN ({_newest(False)}) ORDER BY r.task, i.metric, i.key",
+            (model, iteration),
         )
         return [ItemRow(*row) for row in rows]
 
@@ -332,6 +318,16 @@ class Ledger:
             except LedgerError as error:
                 logger.warning("left out: %s", error)
         return taken_in
+
+
+def _newest(include_superseded: bool) -> str:
+    """The query of the (model, task, task_version) that were recorded last, one for each model and task."""
+    return (
+        "SELECT c2.model, r2.task, r2.task_version FROM result_rows r2 JOIN checkpoint_rows c2 "
+        "ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 "
+        f"ON c3.id = r3.checkpoint_id {'' if include_superseded else 'WHERE c3.superseded = 0 '}"
+        "GROUP BY c3.model, r3.task)"
+    )
 
 
 def _find(connection: sqlite3.Connection, ref: CheckpointRef) -> int | None:

@@ -25,7 +25,8 @@ if __package__ in (None, ""):  # run as a file, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from recorder.baselines import Baseline, load_baselines
-from recorder.leaderboard import leaderboard, write_leaderboard_csv
+from recorder.board import Board, build_board, remembered_choice
+from recorder.leaderboard import write_leaderboard_csv
 from recorder.ledger import Ledger
 from recorder.published_models import PublishedModel, together
 from recorder.wandb_publisher import Outcome, Publisher, WandbSettings
@@ -97,21 +98,25 @@ def refresh(work_dir: Path, settings: Settings) -> Outcome:
             from_file = load_baselines(settings.baselines) if settings.baselines else []
             models = together(ledger, from_file)
             baselines = [model.newest() for model in models]
-            rebuild_files(ledger, work_dir, settings.title, baselines)
-            return publish(Publisher(ledger, work_dir, settings.wandb), models, baselines)
+            board = rebuild_files(ledger, work_dir, settings.title, baselines)
+            return publish(Publisher(ledger, work_dir, settings.wandb), models, baselines, board)
         finally:
             ledger.close()
 
 
-def rebuild_files(ledger: Ledger, work_dir: Path, title: str, baselines: Sequence[Baseline]) -> None:
-    """Write leaderboard.csv and report.html."""
+def rebuild_files(ledger: Ledger, work_dir: Path, title: str, baselines: Sequence[Baseline]) -> Board:
+    """Write leaderboard.csv and report.html; the board that they show."""
     from recorder.report import build_report
 
-    write_leaderboard_csv(work_dir / "leaderboard.csv", leaderboard(ledger.scores(), baselines))
+    board = build_board(ledger.scores(), baselines, remembered_choice(ledger))
+    write_leaderboard_csv(work_dir / "leaderboard.csv", board.rows, board.columns)
     build_report(ledger, work_dir / "report.html", title=title, baselines=baselines)
+    return board
 
 
-def publish(publisher: Publisher, models: Sequence[PublishedModel], baselines: Sequence[Baseline]) -> Outcome:
+def publish(
+    publisher: Publisher, models: Sequence[PublishedModel], baselines: Sequence[Baseline], board: Board
+) -> Outcome:
     """Checkpoints, baselines, leaderboard. After a first failure the rest waits for the next time too."""
     if publisher.settings.mode == "disabled":
         return Outcome()
@@ -119,8 +124,7 @@ def publish(publisher: Publisher, models: Sequence[PublishedModel], baselines: S
     if outcome.error is None:
         outcome += publisher.publish_models(models, baselines)
     if outcome.error is None:
-        scores = publisher.ledger.scores()
-        outcome += publisher.publish_leaderboard(leaderboard(scores, baselines), scores, baselines)
+        outcome += publisher.publish_leaderboard(board)
     return outcome
 
 

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from recorder.baselines import Baseline
+from recorder.board import Board, build_board, remembered_choice
 from recorder.files import write_atomic
-from recorder.leaderboard import LeaderboardRow, leaderboard, main_metrics, metric_columns, metric_key
+from recorder.leaderboard import LeaderboardRow, main_metrics, metric_key
 from recorder.ledger import Ledger, ScoreRow
 from recorder.report_sections import glance, leaderboard_table, states_table
 from recorder.statistics import Z95, score_interval
@@ -27,18 +28,19 @@ def build_report(ledger: Ledger, output: Path, *, title: str, baselines: Sequenc
     """Write the report of everything in ``ledger`` to ``output``, atomically."""
     output = Path(output)
     scores = ledger.scores()
+    board = build_board(scores, baselines, remembered_choice(ledger))
     checkpoints, tasks = ledger.checkpoints(), ledger.tasks()
     models = sorted({row.model for row in checkpoints})
     current = sum(not row.superseded for row in checkpoints)
     newest = {model: max((r.iteration for r in scores if r.model == model), default=None) for model in models}
-    every = leaderboard(scores, baselines, which="all")
+    every = board.over_training()
     best: dict[str, LeaderboardRow] = {}
     for row in every:  # highest first
         if not row.is_baseline:
             best.setdefault(row.model, row)
     main = main_metrics(scores, baselines)
-    rows = leaderboard(scores, baselines)
-    shown = [key for key in metric_columns(rows) if key in set(main.values()) | _first_metrics(scores)]
+    wanted = set(board.choice.metrics) or set(main.values()) | _first_metrics(scores) or set(board.columns)
+    shown = [key for key in board.columns if key in wanted]
     sources = {baseline.name: baseline.source for baseline in baselines}
     charts = _charts(scores, baselines, every, models, main)
     page = {
@@ -53,13 +55,13 @@ def build_report(ledger: Ledger, output: Path, *, title: str, baselines: Sequenc
             checkpoints,
             tasks,
             {model: iteration for model, iteration in newest.items() if iteration is not None},
-            {model: newest_verdict(ledger, scores, model) for model in models},
+            {model: newest_verdict(ledger, scores, model, baselines) for model in models},
             best,
         ),
         "curves_note": "Bars are 95 % intervals of each score; dashed lines are baselines, dotted ones are chance. "
         "Two neighbours whose bars overlap may still differ: the verdict above compares item by item.",
-        "leaderboard_note": _leaderboard_note(rows),
-        "leaderboard": leaderboard_table(rows, shown, sources),
+        "leaderboard_note": _leaderboard_note(board),
+        "leaderboard": leaderboard_table(board.rows, shown, sources),
         "states": states_table(checkpoints, tasks, output),
         "footer": "Made by recorder/report.py from the ledger. No network is used.",
         "data": _embedded(
@@ -95,15 +97,17 @@ def _first_metrics(scores: Sequence[ScoreRow]) -> set[str]:
     return {metric_key(row) for row in scores if row.position == 0}
 
 
-def _leaderboard_note(rows: Sequence[LeaderboardRow]) -> str:
-    averaged = next((row.averaged for row in rows if row.averaged), ())
+def _leaderboard_note(board: Board) -> str:
+    averaged = next((row.averaged for row in board.rows if row.averaged), ())
+    left_out = f" Left out as asked: {escape(', '.join(board.choice.excluded))}." if board.choice.excluded else ""
     if not averaged:
-        return "No task is shared by all models yet, so there is no score to rank by."
+        return f"No task is shared by all models yet, so there is no score to rank by.{left_out}"
     listed = ", ".join(escape(key) for key in averaged)
     noun = "the one metric" if len(averaged) == 1 else f"the {len(averaged)} metrics"
     return (
-        f"Score: mean over {noun} that all rows share ({listed}), each corrected for chance: 0 is guessing, 1 is "
-        "perfect. ± is the 95 % interval; published baselines often come without one."
+        f"Score: mean over {noun} that all ranked rows share ({listed}), each corrected for chance where the level of "
+        "guessing is known: 0 is guessing, 1 is perfect. ± is half of the 95 % interval; published baselines often "
+        f"come without one.{left_out}"
     )
 
 

@@ -142,7 +142,8 @@ def _by_task(verdict: Verdict) -> str:
         f"<th scope=col class=t>task</th><th scope=col>{verdict.old_iteration:,}</th>"
         f"<th scope=col>{verdict.new_iteration:,}</th><th scope=col>points (95 %)</th><th scope=col>items</th>"
         f"<th scope=col class=t>verdict</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
-        '<p class="quiet">Each row stands for itself: with many tasks one in twenty changes by chance alone.</p>'
+        '<p class="quiet">Verdicts are corrected for the number of tasks (Holm): all of them together err in one case of '
+        "twenty at most. Each interval is its task's own.</p>"
         "</details>"
     )
 

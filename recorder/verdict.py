@@ -1,20 +1,23 @@
-"""Is a checkpoint better than another one? Compared item by item, task by task, then over all tasks."""
+"""Is a checkpoint better than another one? Compared item by item, over all tasks (the one headline) and task by task."""
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from recorder.baselines import Baseline
 from recorder.leaderboard import main_metrics, metric_key
 from recorder.ledger import ItemRow, Ledger, ScoreRow
-from recorder.statistics import Difference, mean, mean_difference, paired_difference
+from recorder.statistics import Difference, holm, mean, mean_difference, paired_difference, unpaired_difference
 
 
 @dataclass(frozen=True)
 class TaskVerdict:
-    """``new`` and ``old`` are the scores. ``paired`` is false when the items were not kept: then both errors add."""
+    """``new`` and ``old`` are the scores; the difference's p-value is corrected for the number of tasks (Holm).
+
+    ``paired`` is false when the items were not kept: then both errors add.
+    """
 
     metric: str  # <task>.<metric>
     new: float
@@ -38,7 +41,9 @@ class Verdict:
         return "cannot tell" if self.overall is None else self.overall.verdict
 
 
-def newest_verdict(ledger: Ledger, scores: Sequence[ScoreRow], model: str) -> Verdict | None:
+def newest_verdict(
+    ledger: Ledger, scores: Sequence[ScoreRow], model: str, baselines: Sequence[Baseline] = ()
+) -> Verdict | None:
     """The newest evaluated checkpoint of ``model`` against the one before it; ``None`` when there are not two.
 
     Each task enters with its main metric (``leaderboard.main_metrics``).
@@ -48,7 +53,7 @@ def newest_verdict(ledger: Ledger, scores: Sequence[ScoreRow], model: str) -> Ve
     if len(iterations) < 2:
         return None
     old, new = iterations[-2:]
-    main = main_metrics(mine)
+    main = main_metrics(mine, baselines)
     scored = {(row.iteration, metric_key(row)): row for row in mine if row.iteration in (old, new)}
     outcomes = {at: _outcomes(ledger.items(model, at)) for at in (old, new)}
     tasks = []
@@ -58,11 +63,17 @@ def newest_verdict(ledger: Ledger, scores: Sequence[ScoreRow], model: str) -> Ve
             continue
         difference = paired_difference(outcomes[new].get(key, {}), outcomes[old].get(key, {}))
         paired = difference is not None
-        if difference is None:
-            difference = _unpaired(after, before)
+        if difference is None and after.stderr is not None and before.stderr is not None:
+            difference = unpaired_difference(after.value, after.stderr, before.value, before.stderr, after.n)
         if difference is not None:
             tasks.append(TaskVerdict(key, after.value, before.value, difference, paired))
-    return Verdict(model, new, old, mean_difference([task.difference for task in tasks]), tuple(tasks))
+    overall = mean_difference([task.difference for task in tasks])
+    corrected = holm([task.difference.p_value for task in tasks])
+    return Verdict(model, new, old, overall, tuple(_with_p(task, p) for task, p in zip(tasks, corrected, strict=True)))
+
+
+def _with_p(task: TaskVerdict, p_value: float) -> TaskVerdict:
+    return replace(task, difference=replace(task.difference, p_value=p_value))
 
 
 def _outcomes(items: Sequence[ItemRow]) -> Mapping[str, Mapping[str, float]]:
@@ -74,11 +85,3 @@ def _outcomes(items: Sequence[ItemRow]) -> Mapping[str, Mapping[str, float]]:
         metric: {key: values[0] if len(values) == 1 else mean(values) for key, values in by_key.items()}
         for metric, by_key in repeats.items()
     }
-
-
-def _unpaired(new: ScoreRow, old: ScoreRow) -> Difference | None:
-    """Source: Miller 2024 (arXiv 2411.00640), equation 5: sqrt(SE_new^2 + SE_old^2)."""
-    if new.stderr is None or old.stderr is None:
-        return None
-    stderr = math.hypot(new.stderr, old.stderr)
-    return Difference(new.value - old.value, stderr if stderr > 0 else 1.0 / max(1, new.n), new.n)

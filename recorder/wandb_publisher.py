@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import LeaderboardRow
+from recorder.board import Board
 from recorder.ledger import Ledger, ScoreRow
 from recorder.published_models import PublishedModel
 from recorder.wandb_file import WandbFileError, read_wandb_file, wandb_files
@@ -126,24 +126,13 @@ class Publisher:
             total += self._attempt(f"summary of {model}", partial(self._run, identity, model, [], summary))
         return total
 
-    def publish_leaderboard(
-        self,
-        rows: Sequence[LeaderboardRow],
-        scores: Sequence[ScoreRow],
-        baselines: Sequence[Baseline] = (),
-        metrics: Sequence[str] | None = None,
-    ) -> Outcome:
+    def publish_leaderboard(self, board: Board) -> Outcome:
         """Send the leaderboard's run (table, bar chart, figure, table artifact) when it is another than last time."""
-        if not rows:
+        if not board.rows:
             return Outcome()
-        table = leaderboard_table(rows, metrics)
-        points = curves(scores, baselines)
-        return self._once(
-            "leaderboard",
-            leaderboard_run_id(self.settings.project),
-            [table, points],
-            partial(self._send_leaderboard, table, rows, points),
-        )
+        content = [leaderboard_table(board), curves(board)]
+        identity = leaderboard_run_id(self.settings.project)
+        return self._once("leaderboard", identity, content, partial(self._send_leaderboard, board))
 
     # Sending
 
@@ -212,32 +201,27 @@ class Publisher:
             run.summary.update(dict(summary))
         self._confirm(identity, rows, directory)
 
-    def _send_leaderboard(
-        self,
-        table: tuple[list[str], list[list[Any]]],
-        rows: Sequence[LeaderboardRow],
-        points: Mapping[str, Sequence[tuple[int, float, float]]],
-    ) -> None:
+    def _send_leaderboard(self, board: Board) -> None:
         import wandb
 
         from recorder.wandb_figures import score_figure
 
-        cells = table[1]
-        columns: list[str | int] = [*table[0]]
+        names, cells = leaderboard_table(board)
+        columns: list[str | int] = [*names]
+        scored = [[row.model, row.score] for row in board.rows if row.score is not None]
         identity = leaderboard_run_id(self.settings.project)
         with self._open(identity, "leaderboard", "leaderboard", ("leaderboard",), {}) as run:
-            board = wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
-            bars = wandb.Table(
-                columns=["model", "score"], data=[[row.model, row.score] for row in rows if row.score is not None]
-            )
-            media: dict[str, Any] = {"leaderboard": board, "curves": wandb.Plotly(score_figure(rows, points))}
-            if bars.data:
+            table = wandb.Table(columns=columns, data=cells, allow_mixed_types=True)
+            figure = wandb.Plotly(score_figure(board.rows, curves(board)))
+            media: dict[str, Any] = {"leaderboard": table, "curves": figure}
+            if scored:
+                bars = wandb.Table(columns=["model", "score"], data=scored)
                 media["scores"] = wandb.plot.bar(bars, "model", "score", title="Score")
             run.log(media)
             artifact = wandb.Artifact("leaderboard", type="leaderboard")
             artifact.add(wandb.Table(columns=columns, data=cells, allow_mixed_types=True), "leaderboard")
             run.log_artifact(artifact)
-            run.summary["models"] = len({row.model for row in rows})
+            run.summary["models"] = len({row.model for row in board.rows})
             directory = Path(run.dir).parent
         self._confirm(identity, [], directory)
 

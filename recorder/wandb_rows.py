@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import LeaderboardRow, main_metrics, metric_columns, metric_key
+from recorder.board import Board
+from recorder.leaderboard import main_metrics, metric_key
 from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow
 from recorder.published_models import PublishedModel
 
@@ -45,9 +46,12 @@ def content_hash(value: Any) -> str:
 
 
 def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
-    """Plain mean over the tasks' main metrics; ``None`` unless all are there: half a mean is not on one curve."""
+    """Plain mean over the tasks' main metrics; ``None`` unless all are there: half a mean is not on one curve.
+
+    Neither is one with a published percentage among shares.
+    """
     keys = sorted(main)
-    if not keys or any(key not in values for key in keys):
+    if not keys or not all(0.0 <= values.get(key, -1.0) <= 1.0 for key in keys):
         return None
     return sum(values[key] for key in keys) / len(keys)
 
@@ -105,7 +109,7 @@ def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -
 
 def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[Values]:
     """The history rows of a baseline's run. Its average is over the main metrics of our tasks, if it has them all."""
-    main = tuple(main_metrics(scores, baselines).values()) or _first_metrics(model)
+    main = tuple(main_metrics(scores, baselines).values())
     rows = []
     for row in model.rows:
         values = dict(row.values) | {f"{key}_stderr": value for key, value in row.stderrs.items()}
@@ -113,15 +117,6 @@ def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselin
         values |= _axes(row.iteration, row.tokens)
         rows.append(values if mean is None else values | {"average": mean})
     return rows
-
-
-def _first_metrics(model: PublishedModel) -> tuple[str, ...]:
-    """Without tasks of ours: of each task the metric that is named first, where it is a share."""
-    first: dict[str, str] = {}
-    for key, value in model.rows[-1].values.items():
-        if 0.0 <= value <= 1.0:
-            first.setdefault(key.rpartition(".")[0], key)
-    return tuple(first.values())
 
 
 def _values(scores: Iterable[ScoreRow]) -> Values:
@@ -137,24 +132,19 @@ def _axes(iteration: int, tokens: float | None) -> Values:
     return {"iteration": iteration} | ({} if tokens is None else {"tokens": tokens})
 
 
-def leaderboard_table(
-    rows: Sequence[LeaderboardRow], metrics: Sequence[str] | None = None
-) -> tuple[list[str], list[list[Any]]]:
-    """Columns and cells: model, iteration, tokens, score, rank, each metric (all, or ``metrics``)."""
-    keys = metric_columns(rows) if metrics is None else list(metrics)
+def leaderboard_table(board: Board) -> tuple[list[str], list[list[Any]]]:
+    """Columns and cells: model, iteration, tokens, score, rank, each metric of the board."""
     cells: list[list[Any]] = [
-        [row.model, row.iteration, row.tokens, row.score, row.rank, *(row.metrics.get(key) for key in keys)]
-        for row in rows
+        [row.model, row.iteration, row.tokens, row.score, row.rank, *(row.metrics.get(key) for key in board.columns)]
+        for row in board.rows
     ]
-    return ["model", "iteration", "tokens", "score", "rank", *keys], cells
+    return ["model", "iteration", "tokens", "score", "rank", *board.columns], cells
 
 
-def curves(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> dict[str, list[tuple[int, float, float]]]:
+def curves(board: Board) -> dict[str, list[tuple[int, float, float]]]:
     """Per model (iteration, score, stderr) of every whole evaluation: the leaderboard's score along the training."""
-    from recorder.leaderboard import leaderboard
-
     found: dict[str, list[tuple[int, float, float]]] = defaultdict(list)
-    for row in leaderboard(scores, baselines, which="all"):
+    for row in board.over_training():
         if not row.is_baseline and row.iteration is not None and row.score is not None:
             found[row.model].append((row.iteration, row.score, row.stderr or 0.0))
     return {model: sorted(points) for model, points in sorted(found.items())}

@@ -11,16 +11,16 @@ import argparse
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 if __package__ in (None, ""):  # run as a file, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from recorder.baselines import STDERR, Baseline, load_baselines
+from recorder.baselines import STDERR, load_baselines
+from recorder.board import Board, Choice, build_board, remember_choice
 from recorder.helm_output import HelmOutputError, read_suite
-from recorder.leaderboard import LeaderboardRow, leaderboard, metric_key, write_leaderboard_csv
-from recorder.ledger import Ledger, LedgerError, ScoreRow
+from recorder.leaderboard import write_leaderboard_csv
+from recorder.ledger import Ledger, LedgerError
 from recorder.published_models import PublishedModel, PublishedRow, remember, together
 from recorder.refresh import publisher_lock, read_settings
 from recorder.wandb_publisher import Outcome, Publisher, WandbSettings
@@ -150,38 +150,25 @@ def _print_models(models: Sequence[PublishedModel]) -> None:
 
 
 def _write_leaderboard(publisher: Publisher, config: WriterConfig, *, print_only: bool, summary_only: bool) -> Outcome:
-    excluded = {*config.excluded_models, *config.excluded_runs}
-    wanted = set(config.leaderboard_metrics)
-    models = [model for model in _known_models(publisher) if model.name not in excluded]
-    baselines = [_only(model.newest(), wanted) for model in models]
-    scores = [row for row in publisher.ledger.scores() if row.model not in excluded and _asked(row, wanted)]
-    rows = leaderboard(scores, baselines)
-    known = {key for row in rows for key in row.metrics}
+    """Remembers what was asked for, so that the daemon's next rebuild shows the same board."""
+    choice = Choice(tuple(config.leaderboard_metrics), tuple(sorted({*config.excluded_models, *config.excluded_runs})))
+    baselines = [model.newest() for model in _known_models(publisher)]
+    board = build_board(publisher.ledger.scores(), baselines, choice)
     for key in config.leaderboard_metrics:
-        if key not in known:
+        if key not in board.columns:
             print(f"leaderboard_metrics: no model has {key}", file=sys.stderr)
-    columns = [key for key in config.leaderboard_metrics if key in known] or sorted(known)
-    _print_table(rows, columns)
+    _print_table(board)
     if print_only:
         return Outcome()
     if summary_only:
-        return publisher.update_summaries([model.newest() for model in models])
-    write_leaderboard_csv(publisher.work_dir / "leaderboard.csv", rows)
-    return publisher.publish_leaderboard(rows, scores, baselines, columns)
+        return publisher.update_summaries(board.baselines)
+    remember_choice(publisher.ledger, choice)
+    write_leaderboard_csv(publisher.work_dir / "leaderboard.csv", board.rows, board.columns)
+    return publisher.publish_leaderboard(board)
 
 
-def _asked(row: ScoreRow, wanted: set[str]) -> bool:
-    return not wanted or metric_key(row) in wanted
-
-
-def _only(baseline: Baseline, wanted: set[str]) -> Baseline:
-    return replace(
-        baseline, values={key: value for key, value in baseline.values.items() if not wanted or key in wanted}
-    )
-
-
-def _print_table(rows: Sequence[LeaderboardRow], metrics: Sequence[str]) -> None:
-    columns, cells = leaderboard_table(rows, metrics)
+def _print_table(board: Board) -> None:
+    columns, cells = leaderboard_table(board)
     texts = [columns, *([_cell(value) for value in line] for line in cells)]
     widths = [max(len(line[index]) for line in texts) for index in range(len(columns))]
     for line in texts:

@@ -103,13 +103,13 @@ def read_config(path: Path) -> WriterConfig:
 def find_path(written: str, config_path: Path) -> Path:
     """A path in the file: relative to the file, then to the working directory; the former when neither exists."""
     beside = config_path.absolute().parent / written
-    return beside if beside.exists() or not Path(written).exists() else Path(written).absolute()
+    return (beside if beside.exists() or not Path(written).exists() else Path(written)).resolve()
 
 
 def ledger_path(config: WriterConfig, config_path: Path) -> Path:
     if config.ledger is not None:
         return find_path(config.ledger, config_path)
-    candidates = [base / DEFAULT_LEDGER for base in (config_path.absolute().parent, Path.cwd(), HOME)]
+    candidates = [base / DEFAULT_LEDGER for base in (config_path.resolve().parent, Path.cwd(), HOME)]
     existing = [path for path in candidates if path.exists()]
     return existing[0] if existing else candidates[2 if Path.cwd() == HOME / "recorder" else 1]
 

@@ -10,13 +10,15 @@ from pathlib import Path
 import pytest
 
 from recorder.baselines import Baseline, BaselinesError, load_baselines
-from recorder.leaderboard import leaderboard, write_leaderboard_csv
+from recorder.leaderboard import leaderboard, metric_columns, write_leaderboard_csv
 from recorder.ledger import ScoreRow
 from recorder.statistics import (
     exact_mcnemar,
+    holm,
     mean_difference,
     paired_difference,
     score_interval,
+    sign_flip_test,
     standard_error,
     wilson_interval,
 )
@@ -28,6 +30,37 @@ def score(model: str, iteration: int, key: str, value: float, **changes) -> Scor
         model, iteration, iteration / 1000, task, "v", metric, value, 0.03, 100, True, "icl", False, 0.0, None, "f", 0
     )
     return row._replace(**changes)
+
+
+def test_baselines_alone_are_ranked_too() -> None:
+    published = [
+        Baseline("weak", 10, {"mmlu.EM": 0.26, "boolq.acc": 0.5, "boolq.f1": 0.9, "wikitext.ppl": 21.0}, ""),
+        Baseline("strong", 300, {"mmlu.EM": 0.60, "boolq.acc": 0.8}, ""),
+    ]
+    rows = leaderboard([], published)
+    assert [(row.model, row.rank, row.score) for row in rows] == [
+        ("strong", 1, pytest.approx(0.7)),
+        ("weak", 2, pytest.approx(0.38)),
+    ]
+    assert rows[0].averaged == ("boolq.acc", "mmlu.EM")
+
+
+def test_a_published_percentage_is_not_averaged_with_shares() -> None:
+    rows = leaderboard([score("gpt", 1000, "mmlu.EM", 0.3)], [Baseline("percent", 10, {"mmlu.EM": 26.0}, "")])
+    assert [(row.model, row.score, row.rank) for row in rows] == [
+        ("gpt", pytest.approx(0.3), 1),
+        ("percent", None, None),
+    ]
+
+
+def test_two_versions_of_a_task_are_not_compared() -> None:
+    """One model was measured with an older prompt: its figure is of another task, though the name is the same."""
+    older = score("finished", 9000, "mmlu.EM", 0.9, task_version="old", recorded_at=1.0)
+    newer = score("gpt", 1000, "mmlu.EM", 0.3, task_version="new", recorded_at=2.0)
+    same = [score(model, 1000, "boolq.acc", 0.5) for model in ("finished", "gpt")]
+    rows = {row.model: row for row in leaderboard([older, newer, *same])}
+    assert "mmlu.EM" not in rows["finished"].metrics
+    assert rows["gpt"].averaged == rows["finished"].averaged
 
 
 def test_wilson_equals_the_published_example() -> None:
@@ -59,6 +92,32 @@ def test_pairing_sees_what_two_intervals_hide() -> None:
     assert wilson_interval(0.53, 1000)[0] < wilson_interval(0.50, 1000)[1]
     back = paired_difference(old, new)
     assert back is not None and back.verdict == "worse"
+
+
+def test_flipped_signs_equal_mcnemar_and_the_worked_example() -> None:
+    for gained, lost in ((3, 0), (5, 2), (6, 6)):
+        assert sign_flip_test([1.0] * gained + [-1.0] * lost + [0.0] * 50) == pytest.approx(exact_mcnemar(gained, lost))
+    assert sign_flip_test([1.0] * 31 + [-1.0] * 12) == pytest.approx(exact_mcnemar(31, 12), abs=3e-3)
+    assert sign_flip_test([0.5, 0.25, 0.75]) == 2 / 8  # all up: only + + + and - - - are as large
+    assert sign_flip_test([0.0, 0.0]) == 1.0
+    big = [1.0] * 1100 + [-1.0] * 1000
+    assert sign_flip_test(big) == pytest.approx(exact_mcnemar(1100, 1000), abs=3e-3)
+
+
+def test_two_items_prove_nothing() -> None:
+    """The interval of two alike gains is narrow, which says nothing: each sign comes up in one of two throws."""
+    found = paired_difference({"a": 0.50, "b": 0.51}, {"a": 0.2, "b": 0.2})
+    assert found is not None and found.low > 0 and found.verdict == "cannot tell"
+
+
+def test_holm_equals_the_worked_example() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.6, 0.9]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_a_score_without_spread_has_an_error_bar_all_the_same() -> None:
+    (row,) = leaderboard([score("gpt", 1000, "a.acc", 1.0, stderr=0.0, n=100)])
+    assert row.stderr is not None and 1.0 - 1.959964 * row.stderr == pytest.approx(wilson_interval(1.0, 100)[0])
 
 
 def test_the_same_answers_are_no_verdict() -> None:
@@ -141,7 +200,7 @@ def test_equal_scores_share_a_rank() -> None:
 
 def test_the_csv_is_the_same_table(tmp_path: Path) -> None:
     rows = leaderboard([score("gpt, the small", 2000, "a.acc", 0.5)], [Baseline("x", 3.0, {"a.acc": 0.75}, "")])
-    write_leaderboard_csv(tmp_path / "leaderboard.csv", rows)
+    write_leaderboard_csv(tmp_path / "leaderboard.csv", rows, metric_columns(rows))
     with (tmp_path / "leaderboard.csv").open(newline="", encoding="utf-8") as stream:
         table = list(csv.reader(stream))
     assert table == [
@@ -153,7 +212,7 @@ def test_the_csv_is_the_same_table(tmp_path: Path) -> None:
 
 def test_an_empty_ledger_has_an_empty_board(tmp_path: Path) -> None:
     assert leaderboard([]) == []
-    write_leaderboard_csv(tmp_path / "leaderboard.csv", [])
+    write_leaderboard_csv(tmp_path / "leaderboard.csv", [], [])
     assert (tmp_path / "leaderboard.csv").read_text() == "model,iteration,tokens,score,stderr,rank\n"
 
 

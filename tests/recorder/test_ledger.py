@@ -67,6 +67,20 @@ def test_two_versions_of_a_task_are_kept_and_only_the_last_is_drawn(ledger: Ledg
     assert len(ledger.scores(all_versions=True)) == 4
 
 
+def test_the_version_that_is_drawn_is_each_models_own(ledger: Ledger) -> None:
+    ledger.ingest(result(save(1000, model="finished"), 0.5, version="old"))
+    ledger.ingest(result(save(1000, model="gpt"), 0.6, version="old"))
+    ledger.ingest(result(save(1000, model="gpt"), 0.7, version="new"))
+    assert [(row.model, row.task_version) for row in ledger.scores()] == [("finished", "old"), ("gpt", "new")]
+
+
+def test_items_are_those_of_the_version_that_is_drawn(ledger: Ledger) -> None:
+    ledger.ingest(replace(result(save(1000), version="new"), items=(Item("q1", "acc", 0.25),)))
+    ledger.ingest(replace(result(save(1000), version="old"), items=(Item("q1", "acc", 0.75),)))
+    ledger.ingest(result(save(2000), version="new"))
+    assert [item.value for item in ledger.items("gpt", 1000)] == [0.25]
+
+
 def test_anybody_reads_the_views_while_the_daemon_writes(ledger: Ledger) -> None:
     ledger.note_checkpoint(save(), "evaluating")
     ledger.ingest(result(save()))

@@ -129,7 +129,7 @@ def test_the_leaderboard_ranks_the_run_among_the_baselines(ledger: Ledger) -> No
     assert (
         board.index("evil <img src=x onerror=alert(1)> baseline") < board.index("demo-gpt") < board.index("gpt2-124m")
     )
-    assert "mean over the 2 metrics that all rows share (choice.acc, copy.exact_match)" in board
+    assert "mean over the 2 metrics that all ranked rows share (choice.acc, copy.exact_match)" in board
 
 
 def test_an_empty_ledger_gives_a_page_that_says_so(ledger: Ledger) -> None:

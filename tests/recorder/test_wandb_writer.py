@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from recorder.ledger import Ledger
+from recorder.refresh import read_settings, refresh
 from recorder.results import CheckpointRef, Score, TaskResult
 from recorder.wandb_file import read_runs
 from recorder.wandb_writer import main
@@ -71,6 +73,44 @@ def test_baselines_then_leaderboard_from_inside_recorder(configs: Path):
     table = json.loads((board.path.parent / "files" / board.history[0]["leaderboard.path"]).read_text())
     assert table["columns"] == ["model", "iteration", "tokens", "score", "rank", "mmlu.EM"]
     assert [(line[0], line[5]) for line in table["data"]] == [("gpt", 0.4), ("gpt2-124m", 0.26)]  # better: excluded
+
+
+def board(work: Path) -> tuple[list[str], list[list]]:
+    """The columns and rows of the table that W&B was sent last."""
+    run = [run for run in read_runs(work / "wandb") if run.name == "leaderboard"][-1]
+    table = json.loads((run.path.parent / "files" / run.history[-1]["leaderboard.path"]).read_text())
+    return table["columns"], table["data"]
+
+
+def test_the_daemons_next_rebuild_shows_the_board_that_was_asked_for(configs: Path):
+    work = configs / "work"
+    for name in ("baselines.yaml", "leaderboard.yaml"):
+        assert write(configs / name) == 0
+    asked = (work / "leaderboard.csv").read_text()
+    columns, rows = board(work)
+    shown = list(csv.DictReader(asked.splitlines()))
+    assert [[line[key] for key in columns] for line in shown] == [
+        ["" if cell is None else str(cell) for cell in row] for row in rows
+    ]
+    (work / "settings.json").write_text(json.dumps({"project": "proj", "wandb": {"mode": "offline"}}))
+    assert refresh(work, read_settings(work / "settings.json")).error is None
+    assert (work / "leaderboard.csv").read_text() == asked and board(work) == (columns, rows)
+    report = (work / "report.html").read_text()
+    assert "Left out as asked: better" in report
+    (configs / "leaderboard.yaml").write_text(LEADERBOARD.split("leaderboard_metrics")[0])
+    assert write(configs / "leaderboard.yaml") == 0
+    assert {row[0] for row in board(work)[1]} == {"gpt", "gpt2-124m", "better"}
+
+
+def test_baselines_alone_make_a_board(configs: Path, capsys):
+    (configs / "both.yaml").write_text(BASELINES.replace("work/", "sub/../new/") + "leaderboard: true\n")
+    assert write(configs / "both.yaml") == 0
+    said = capsys.readouterr().out
+    assert ".." not in said and f"offline, files in {configs / 'new' / 'wandb'}" in said
+    assert [(row[0], row[3], row[4]) for row in board(configs / "new")[1]] == [
+        ("better", 0.5, 1),
+        ("gpt2-124m", 0.26, 2),
+    ]
 
 
 def test_print_only_prints_and_changes_nothing(configs: Path, capsys):

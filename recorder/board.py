@@ -1,0 +1,68 @@
+"""Which models and metrics stand on the leaderboard: for every view the same, as ``wandb_writer.py`` was last asked.
+
+The choice (``excluded_models``, ``leaderboard_metrics``) is remembered in the ledger, so that the daemon's next rebuild
+of leaderboard.csv, report and W&B shows the board that was asked for, not another one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from recorder.baselines import Baseline
+from recorder.leaderboard import LeaderboardRow, Which, leaderboard, metric_columns, metric_key
+from recorder.ledger import Ledger, ScoreRow
+
+_KEY = "leaderboard-choice"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``metrics`` (``<task>.<metric>``) in the order of the columns, none for all; ``excluded`` names models."""
+
+    metrics: tuple[str, ...] = ()
+    excluded: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Board:
+    """What stands on the leaderboard, made of the chosen ``scores`` and ``baselines``; ``columns`` are metrics."""
+
+    rows: list[LeaderboardRow]
+    columns: list[str]
+    scores: list[ScoreRow]
+    baselines: list[Baseline]
+    choice: Choice = field(default_factory=Choice)
+
+    def over_training(self, which: Which = "all") -> list[LeaderboardRow]:
+        """The same board with other iterations than the newest; the highest score first."""
+        return leaderboard(self.scores, self.baselines, which=which)
+
+
+def build_board(scores: Sequence[ScoreRow], baselines: Sequence[Baseline], choice: Choice) -> Board:
+    wanted = set(choice.metrics)
+    scores = [r for r in scores if r.model not in choice.excluded and (not wanted or metric_key(r) in wanted)]
+    baselines = [_only(b, wanted) if wanted else b for b in baselines if b.name not in choice.excluded]
+    rows = leaderboard(scores, baselines)
+    known = metric_columns(rows)
+    columns = [key for key in choice.metrics if key in known] or known
+    return Board(rows, columns, scores, baselines, choice)
+
+
+def remember_choice(ledger: Ledger, choice: Choice) -> None:
+    ledger.remember(_KEY, json.dumps(asdict(choice)))
+
+
+def remembered_choice(ledger: Ledger) -> Choice:
+    """The choice made last; all models and metrics when none was."""
+    known = json.loads(ledger.recall(_KEY) or "{}")
+    return Choice(**{key: tuple(values) for key, values in known.items()})
+
+
+def _only(baseline: Baseline, wanted: set[str]) -> Baseline:
+    return replace(
+        baseline,
+        values={key: value for key, value in baseline.values.items() if key in wanted},
+        stderrs={key: value for key, value in baseline.stderrs.items() if key in wanted},
+    )
