@@ -35,6 +35,8 @@ _GROUPED = re.compile(r"^(.*\.mlp\.experts\.)weight([12])$")
 class LegacySource(LastRead):
     """``checkpoint_version`` decides the order of the fused query, key and value rows; everything since 2021 is 3."""
 
+    layout = "torch"
+
     def __init__(self, path: Path):
         super().__init__()
         self.path = path

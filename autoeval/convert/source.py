@@ -1,4 +1,4 @@
-"""What both layouts look like to the mapping: the saved arguments, and tensors under one set of names."""
+"""What all layouts look like to the mapping: the saved arguments, and tensors under one set of names."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class Source(Protocol):
     """A Megatron checkpoint's model. ``tensor`` gives the whole tensor, merged over all parallel ranks."""
 
     path: Path
+    layout: str  # Megatron's --ckpt-format
     args: argparse.Namespace
 
     def names(self) -> frozenset[str]:
@@ -64,8 +65,9 @@ def open_source(path: Path) -> Source:
 
         return LegacySource(path)
     if (path / ".metadata").is_file():
-        raise ConversionError(
-            f"{path}: looks like the torch_dcp or fsdp_dtensor format (.metadata without metadata.json), which is not "
-            "supported, or like a save that has not finished; train with --ckpt-format torch_dist"
-        )
-    raise ConversionError(f"{path}: no Megatron checkpoint (expected metadata.json or mp_rank_* directories)")
+        from autoeval.convert.fsdp_dtensor import FsdpDtensorSource
+
+        return FsdpDtensorSource(path)
+    raise ConversionError(
+        f"{path}: no Megatron checkpoint (expected metadata.json, mp_rank_* directories or .metadata)"
+    )

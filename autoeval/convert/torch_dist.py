@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 from autoeval.convert.dcp_store import DcpStore, Index
 from autoeval.convert.errors import ConversionError
 from autoeval.convert.names import canonical, is_weight
+from autoeval.convert.run_config import read_run_config
 from autoeval.convert.safe_load import inside, load_restricted
 from autoeval.convert.source import LastRead
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+EMBEDDING = "embedding.word_embeddings.weight"
 _STACKED = re.compile(r"^decoder\.layers\.(?!\d)")
 _EXPERTS = re.compile(r"\.mlp\.experts\.experts\.(?!\d)")
 
@@ -29,15 +31,17 @@ class TorchDistSource(LastRead):
     """Keys may be stacked ([layers, …], experts [layers, experts, …]), per layer, per expert, or have SwiGLU's halves
     apart (``weight_w`` gate, ``_v`` up)."""
 
+    layout = "torch_dist"
+
     def __init__(self, path: Path):
         super().__init__()
         self.path = path
         _check_backend(inside(path, "metadata.json"))
         self._store = DcpStore(path)
-        self.args = self._read_args()
         # canonical name -> parts to be joined along axis 0: (stored key, leading indices: layer, expert)
         self._places = name_all(self._store, {key: key for key in self._store.tensors if is_weight(key)})
         self._names = frozenset(self._places)
+        self.args = self._read_args()
 
     def _read(self, name: str) -> Tensor:
         return self._store.read(self._places[name])
@@ -53,9 +57,11 @@ class TorchDistSource(LastRead):
         else:
             raise ConversionError(f"{self.path}: neither common.pt nor the stored item common_state/shard_0_1 is there")
         args = common.get("args") if isinstance(common, dict) else None
-        if not isinstance(args, argparse.Namespace):
+        if isinstance(args, argparse.Namespace):
+            return args
+        if args is not None or EMBEDDING not in self._store.tensors:
             raise ConversionError(f"{where}: no training arguments ('args') in it")
-        return args
+        return read_run_config(self.path, self._store.tensors[EMBEDDING].shape[0])
 
 
 def name_all(store: DcpStore, keys: dict[str, str]) -> dict[str, list[tuple[str, Index]]]:
@@ -63,14 +69,16 @@ def name_all(store: DcpStore, keys: dict[str, str]) -> dict[str, list[tuple[str,
     places: dict[str, list[tuple[str, Index]]] = {}
     for name in sorted(keys):
         store.check_extent(keys[name])
-        halves = [name]
+        parts = [name]
         if name.endswith(("_v", "_w")) and ".linear_fc1." in name:
             name = name[:-2]
-            halves = [f"{name}_w", f"{name}_v"]  # the gate comes first in Megatron's fused weight
-            if missing := [half for half in halves if half not in keys]:
+            parts = [f"{name}_w", f"{name}_v"]  # the gate comes first in Megatron's fused weight
+            if missing := [part for part in parts if part not in keys]:
                 raise ConversionError(f"{store.path}: {missing[0]} is not there, its other half is")
-        for single, index in _unstacked(name, store.tensors[keys[halves[0]]].shape):
-            places[canonical(single)] = [(keys[half], index) for half in halves]
+        for single, index in _unstacked(name, store.tensors[keys[parts[0]]].shape):
+            place = [(keys[part], index) for part in parts]
+            if places.setdefault(canonical(single), place) != place:
+                raise ConversionError(f"{store.path}: {name} and {places[canonical(single)][0][0]} are the same weight")
     return places
 
 
@@ -93,5 +101,10 @@ def _check_backend(path: Path) -> None:
     except (OSError, ValueError) as error:
         raise ConversionError(f"{path}: cannot be read as JSON: {error}") from error
     backend = metadata.get("sharded_backend") if isinstance(metadata, dict) else None
+    if backend == "zarr":
+        raise ConversionError(
+            f"{path}: a zarr checkpoint, which Megatron-LM itself no longer reads; convert it to torch_dist with a "
+            "Megatron-LM of 2025 (load it, and save it with --ckpt-format torch_dist)"
+        )
     if backend != "torch_dist":
         raise ConversionError(f"{path}: sharded_backend is {backend!r}, only 'torch_dist' is supported")
