@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 class DatasetError(ValueError):
@@ -121,6 +124,30 @@ def subset(rows: Sequence[Row], limit: int | None) -> list[tuple[int, Row]]:
         raise DatasetError(f"limit {limit}: expected a positive number of items")
     taken = sorted(numbered, key=lambda pair: (pair[1].digest, pair[0]))[:limit]
     return sorted(taken, key=lambda pair: pair[0])
+
+
+_SLICE = re.compile(r"\[(-?\d*):(-?\d*)(?::(-?\d+))?\]")
+
+
+def sliced(items: Sequence[T], wanted: str) -> Sequence[T]:
+    """``items[a:b][c:d]...`` as ``test_range`` has it. Raises ``ValueError`` for anything but slices."""
+    at = 0
+    while at < len(wanted):
+        match = _SLICE.match(wanted, at)
+        if match is None:
+            raise ValueError(f"test_range {wanted!r}: expected slices like [0:100]")
+        items = items[slice(*(int(part) if part else None for part in match.groups()))]
+        at = match.end()
+    return items
+
+
+def in_range(rows: Sequence[Row], wanted: str | int | float | None) -> list[tuple[int, Row]]:
+    """The rows of a ``test_range`` with their index: slices, a number of rows, or (below 1) a share of them."""
+    if wanted is None or isinstance(wanted, str):
+        return list(sliced(list(enumerate(rows)), wanted or ""))
+    if isinstance(wanted, bool) or not isinstance(wanted, (int, float)) or wanted <= 0:
+        raise ValueError(f"test_range {wanted!r}: expected slices like [0:100], a number of rows or a share of them")
+    return subset(rows, max(1, int(wanted * len(rows) if wanted < 1 else wanted)))
 
 
 def content_hash(rows: Iterable[Row]) -> str:

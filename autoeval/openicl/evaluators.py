@@ -30,6 +30,7 @@ class Metric:
     value: float
     stderr: float | None
     higher_is_better: bool = True
+    is_mean: bool = True  # of ``values``
 
 
 def mean_metric(name: str, values: Sequence[float]) -> Metric:
@@ -167,8 +168,8 @@ EVALUATORS: dict[str, type] = {
 }
 
 
-def build_evaluator(options: Mapping[str, Any]) -> Any:
-    """From ``dict(type="AccEvaluator")``."""
+def build_evaluator(options: Mapping[str, Any], *, allow_code_execution: bool = False) -> Any:
+    """From ``dict(type="AccEvaluator")``. ``allow_code_execution`` is for those that run what a model wrote."""
     keywords = {key: value for key, value in options.items() if key != "type"}
     chosen = look_up(EVALUATORS, options.get("type", ""), "evaluator")
     try:

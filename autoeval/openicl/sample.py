@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from autoeval.datasets.rows import DatasetError, Row
-from autoeval.openicl.prompt_template import PromptTemplate
-from autoeval.openicl.retrievers import FixKRetriever, ZeroRetriever
+from autoeval.openicl.prompt_template import PromptTemplate, Turn
+from autoeval.openicl.retrievers import Retriever
+from autoeval.openicl.styles import PlainStyle, Style
 
 
 @dataclass(frozen=True)
 class Reader:
     """What the columns mean (OpenCompass's ``reader_cfg``)."""
 
-    output_column: str
+    output_column: str | None = None
     input_columns: tuple[str, ...] = ()
     choices_column: str | None = None
     labels_column: str | None = None
     train_split: str = "train"
     test_split: str = "test"
+    train_range: str | int | float | None = None  # which rows: slices ("[0:100]"), a number, or a share of them
+    test_range: str | int | float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,10 +40,11 @@ class Prompting:
     """How rows become prompts."""
 
     reader: Reader
-    retriever: ZeroRetriever | FixKRetriever
+    retriever: Retriever
     prompt_template: PromptTemplate | None
     ice_template: PromptTemplate | None
     continuation: PromptTemplate | None = None  # what ``LLInferencer`` ranks
+    style: Style = field(default_factory=PlainStyle)
 
     @property
     def template(self) -> PromptTemplate:
@@ -70,13 +74,21 @@ class Prompting:
             raise DatasetError(f"{row.where}: {len(labels)} choices, expected at least two")
         return labels
 
-    def gold(self, row: Row) -> str:
-        """The right label as text. Raises ``DatasetError`` when it is none of the row's labels."""
+    def golds(self, row: Row) -> list[str]:
+        """The right labels as text; most rows have one. Raises ``DatasetError`` when one is none of the row's labels."""
+        if self.reader.output_column is None:
+            raise ValueError("ranking needs reader_cfg with output_column")
         gold, labels = row[self.reader.output_column], self.labels(row)
-        if isinstance(gold, bool) or str(gold) not in {str(label) for label in labels}:
-            column = self.reader.output_column
-            raise DatasetError(f"{row.where}: {column!r} is {gold!r}, which is none of {', '.join(map(str, labels))}")
-        return str(gold)
+        golds = gold if isinstance(gold, list) and gold else [gold]
+        for one in golds:
+            if isinstance(one, bool) or str(one) not in {str(label) for label in labels}:
+                column, listed = self.reader.output_column, ", ".join(map(str, labels))
+                raise DatasetError(f"{row.where}: {column!r} is {gold!r}, which is none of {listed}")
+        return [str(one) for one in golds]
+
+    def gold(self, row: Row) -> str:
+        """The right label as text, the first of several."""
+        return self.golds(row)[0]
 
     def columns(self, row: Row, label: Any) -> Mapping[str, Any]:
         """The columns for a template, with ``choice`` where there is a list of them."""
@@ -84,40 +96,69 @@ class Prompting:
             return row.columns
         return {**row.columns, "choice": row[self.reader.choices_column][int(label)]}
 
-    def example_text(self, row: Row, answer: Callable[[Row], str] | None = None) -> str:
-        """A training row with its answer; ``answer`` makes the answer when the template does not."""
+    def ice(self, examples: Sequence[Row]) -> tuple[Turn, ...]:
+        """All examples; those of a meta template need no separators of their own."""
+        if not examples:
+            return ()
+        made = [self._example(example) for example in examples]
+        if (self.ice_template or self.template).is_meta:
+            return tuple(turn for turns in made for turn in turns)
+        texts = ["".join(turn.text for turn in turns) for turns in made]
+        return (Turn(self.retriever.ice_separator.join(texts) + self.retriever.ice_eos_token),)
+
+    def _example(self, row: Row) -> list[Turn]:
+        """A training row with its answer; where the template has none, the continuation is the answer."""
         chosen = self.ice_template or self.template
         ranked = chosen.by_label is not None or self.reader.choices_column is not None
         label = self.gold(row) if ranked else None
-        text = chosen.format_example(self.columns(row, label), label=label)
-        return text if answer is None or self.ice_template is not None else text + answer(row)
+        turns = chosen.turns(self.columns(row, label), label=label)
+        if self.continuation is None or self.ice_template is not None:
+            return turns
+        return [*turns, Turn(self.answer(row, self.gold(row)))]
 
-    def ice(self, examples: Sequence[Row], answer: Callable[[Row], str] | None = None) -> str:
-        """All examples as one text; a meta template needs no separators of its own beyond the line break."""
-        if not examples:
-            return ""
-        texts = [self.example_text(example, answer) for example in examples]
-        if (self.ice_template or self.template).is_meta:
-            return "\n".join(texts)
-        return self.retriever.ice_separator.join(texts) + self.retriever.ice_eos_token
+    def answer(self, row: Row, label: Any) -> str:
+        """The continuation of ``label``."""
+        assert self.continuation is not None
+        return "".join(turn.text for turn in self.continuation.turns(self.columns(row, label), label=label))
 
-    def prompt(self, row: Row, ice: str, *, label: Any = None, keep_sep: bool = False, blank: bool = False) -> str:
-        """The prompt for ``row``; ``blank`` empties the output column, for generation."""
+    def turns(
+        self,
+        row: Row,
+        ice: Sequence[Turn] = (),
+        *,
+        label: Any = None,
+        keep_sep: bool = False,
+        blank: bool = False,
+    ) -> list[Turn]:
+        """The turns of ``row``; ``blank`` empties the output column, for generation."""
         columns = self.columns(row, label)
-        if blank:
+        if blank and self.reader.output_column is not None:
             columns = {**columns, self.reader.output_column: ""}
-        return self.template.format(columns, label=label, ice=ice, keep_sep=keep_sep)
+        return self.template.turns(columns, label=label, ice=ice, keep_sep=keep_sep)
+
+    def prompt(
+        self,
+        row: Row,
+        ice: Sequence[Turn] = (),
+        *,
+        label: Any = None,
+        keep_sep: bool = False,
+        blank: bool = False,
+        generate: bool = False,
+    ) -> str:
+        """The prompt for ``row`` as the model reads it; ``generate``: the model is to go on from its end."""
+        return self.style.render(self.turns(row, ice, label=label, keep_sep=keep_sep, blank=blank), generate=generate)
 
 
 def most_examples(
-    sample: Sample, fits: Callable[[str], bool], ice_of: Callable[[Sequence[Row]], str]
-) -> tuple[str, int]:
+    sample: Sample, prompting: Prompting, fits: Callable[[tuple[Turn, ...]], bool]
+) -> tuple[tuple[Turn, ...], int]:
     """The longest run of examples, the last ones dropped first, whose prompts fit; none when even that does not.
 
-    Returns the examples' text and how many were dropped. All labels of a row get the same examples.
+    Returns the examples' turns and how many were dropped. All labels of a row get the same examples.
     """
     for count in range(len(sample.examples), 0, -1):
-        ice = ice_of(sample.examples[:count])
+        ice = prompting.ice(sample.examples[:count])
         if fits(ice):
             return ice, len(sample.examples) - count
-    return "", len(sample.examples)
+    return (), len(sample.examples)

@@ -6,11 +6,14 @@ any script. ``read_base`` works. ``autoeval.datasets`` says what it holds.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from autoeval.openicl.sample import Reader
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _REQUIRED = ("abbr", "type", "path", "reader_cfg", "infer_cfg", "eval_cfg")
@@ -83,7 +86,18 @@ def _checked(file: Path, key: str, entry: Any) -> DatasetConfig:
     for name, allowed in (
         ("reader_cfg", _READER_KEYS),
         ("infer_cfg", {"prompt_template", "ice_template", "retriever", "inferencer"}),
-        ("eval_cfg", {"evaluator", "pred_postprocessor", "dataset_postprocessor", "pred_role", "num_gpus"}),
+        (
+            "eval_cfg",
+            {
+                "evaluator",
+                "pred_postprocessor",
+                "dataset_postprocessor",
+                "pred_role",
+                "num_gpus",
+                "sc_size",
+                "group_column",
+            },
+        ),
     ):
         if not isinstance(entry[name], Mapping):
             raise config.error(f"{name} is not a dict")
@@ -95,7 +109,7 @@ def _checked(file: Path, key: str, entry: Any) -> DatasetConfig:
     return config
 
 
-_READER_KEYS = {"input_columns", "output_column", "choices_column", "labels_column", "train_split", "test_split"}
+_READER_KEYS = {field.name for field in dataclasses.fields(Reader)}
 
 
 def _unknown(options: Mapping[str, Any], allowed: set[str]) -> Iterator[str]:

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.loaders import load_splits
-from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, subset
+from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, in_range, subset
 from autoeval.models.requests import Cost, LanguageModel
-from autoeval.openicl.evaluators import AccEvaluator, Metric, Reference, build_evaluator
-from autoeval.openicl.inferencers import LLInferencer, Prediction, build_inferencer
+from autoeval.openicl.evaluation import evaluate, reference_of
+from autoeval.openicl.evaluators import build_evaluator
+from autoeval.openicl.inferencers import build_inferencer
 from autoeval.openicl.postprocessors import build_postprocessor
 from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.retrievers import build_retriever
 from autoeval.openicl.sample import Prompting, Reader, Sample
+from autoeval.openicl.styles import Style
 from autoeval.tasks.configs import DatasetConfig, find_config, read_configs
 from recorder.results import Item, Score
 
 logger = logging.getLogger(__name__)
 
 # Part of every task's version: raise it when a change in this code changes scores.
-HARNESS_VERSION = "1"
+HARNESS_VERSION = "2"
 
 
 @dataclass(frozen=True)
@@ -69,31 +71,52 @@ def load_icl_task(config: DatasetConfig, *, data_dir: Path, limit: int | None = 
     return _load(config, data_dir, limit)
 
 
-def run_icl_task(task: IclTask, model: LanguageModel) -> IclOutcome:
+def run_icl_task(task: IclTask, model: LanguageModel, *, style: Style | None = None) -> IclOutcome:
     """Evaluate ``model``. Raises ``ValueError`` for a log-probability that is no number."""
     before, started = _counters(model.cost), time.perf_counter()
-    records = infer_samples(task, model, task.samples)
-    scores, items = evaluate_records(task, records)
+    records = infer_samples(task, model, task.samples, style=style)
+    scores, items = evaluate_records(task, records, style=style)
     after = _counters(model.cost)
     cost = {name: value - before.get(name, 0) for name, value in after.items()}
     cost["task_seconds"] = time.perf_counter() - started
     return IclOutcome({str(number): record for number, record in enumerate(records)}, scores, items, cost)
 
 
-def infer_samples(task: IclTask, model: LanguageModel, samples: Sequence[Sample]) -> list[dict[str, Any]]:
-    """What the predictions file keeps of ``samples`` (some or all of the task's), in their order."""
-    inferencer = build_inferencer(task.infer_cfg["inferencer"])
-    return [prediction.record for prediction in inferencer.infer(model, samples, task.prompting)]
+def infer_samples(
+    task: IclTask, model: LanguageModel, samples: Sequence[Sample], *, style: Style | None = None
+) -> list[dict[str, Any]]:
+    """What the predictions file keeps of ``samples`` (some or all of the task's), in their order.
+
+    ``style`` is how the model wants turns (``autoeval.openicl.styles.build_style`` of its ``meta_template``); without
+    one they lie one under the other. A model that has ``generate_messages`` is asked with chat messages.
+    """
+    prompting = task.prompting if style is None else dataclasses.replace(task.prompting, style=style)
+    return build_inferencer(task.infer_cfg["inferencer"]).infer(model, samples, prompting)
 
 
-def evaluate_records(task: IclTask, records: Sequence[Mapping[str, Any]]) -> tuple[tuple[Score, ...], tuple[Item, ...]]:
-    """Scores and items from records, one a sample, as ``infer_samples`` made them or a predictions file has them."""
-    ranks = build_inferencer(task.infer_cfg["inferencer"]).ranks
-    predictions = [_prediction(record, ranks=ranks) for record in records]
-    metrics = _evaluate(task, predictions, ranks=ranks)
-    chance = None
-    if ranks:
-        chance = sum(1 / prediction.choices for prediction in predictions if prediction.choices) / len(predictions)
+def evaluate_records(
+    task: IclTask,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    style: Style | None = None,
+    allow_code_execution: bool = False,
+) -> tuple[tuple[Score, ...], tuple[Item, ...]]:
+    """Scores and items from records, one a sample, as ``infer_samples`` made them or a predictions file has them.
+
+    ``style`` is needed for ``pred_role`` only. Raises ``ValueError`` when scoring would run code that a model wrote and
+    that is not allowed.
+    """
+    kind = build_inferencer(task.infer_cfg["inferencer"]).kind
+    metrics = evaluate(
+        kind,
+        records,
+        task.samples,
+        task.prompting,
+        task.eval_cfg,
+        style=style,
+        allow_code_execution=allow_code_execution,
+    )
+    chance = _chance(records) if kind == "rank" else None
     scores = tuple(
         Score(
             metric.name,
@@ -101,7 +124,7 @@ def evaluate_records(task: IclTask, records: Sequence[Mapping[str, Any]]) -> tup
             metric.stderr,
             len(metric.values),
             higher_is_better=metric.higher_is_better,
-            chance=chance,
+            chance=chance if metric.name.startswith("acc") else None,
         )
         for metric in metrics
     )
@@ -113,11 +136,10 @@ def evaluate_records(task: IclTask, records: Sequence[Mapping[str, Any]]) -> tup
     return scores, items
 
 
-def _prediction(record: Mapping[str, Any], *, ranks: bool) -> Prediction:
-    if not ranks:
-        return Prediction(record["prediction"], dict(record))
-    choices = sum(str(key).startswith("label: ") for key in record)
-    return Prediction(record["prediction"], dict(record), record.get("prediction (normalized)"), choices)
+def _chance(records: Sequence[Mapping[str, Any]]) -> float:
+    """What guessing would give: the mean of 1 / choices."""
+    choices = [sum(str(key).startswith("label: ") for key in record) for record in records]
+    return sum(1 / count for count in choices) / len(choices)
 
 
 def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:
@@ -127,11 +149,16 @@ def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:
     splits = load_splits(options["type"], source, extra)
     try:
         prompting = _prompting(options["reader_cfg"], options["infer_cfg"])
-        train = splits.get(prompting.reader.train_split, [])
-        rows = _test_rows(config, splits, prompting.reader)
+        reader = prompting.reader
+        train = [row for _, row in in_range(splits.get(reader.train_split, []), reader.train_range)]
+        rows = in_range(_test_rows(config, splits, reader), reader.test_range)
+        chosen = [rows[place] for place, _ in subset([row for _, row in rows], limit)]
+        if not chosen:
+            raise ValueError(f"test_range {reader.test_range!r} leaves no items")
+        examples = prompting.retriever.retrieve(chosen, train, prompting)
         samples = tuple(
-            Sample(f"{index}-{row.digest[:8]}", row, tuple(prompting.retriever.retrieve(row, train)))
-            for index, row in subset(rows, limit)
+            Sample(f"{index}-{row.digest[:8]}", row, tuple(shots))
+            for (index, row), shots in zip(chosen, examples, strict=True)
         )
         _check(samples, prompting, options)
     except DatasetError:
@@ -160,8 +187,6 @@ def _hash(identity: Mapping[str, Any]) -> str:
 
 
 def _prompting(reader_cfg: Mapping[str, Any], infer_cfg: Mapping[str, Any]) -> Prompting:
-    if "output_column" not in reader_cfg:
-        raise ValueError("reader_cfg lacks output_column")
     for key in ("retriever", "inferencer"):
         if not isinstance(infer_cfg.get(key), Mapping):
             raise ValueError(f"infer_cfg lacks {key}=dict(type=...)")
@@ -173,7 +198,7 @@ def _prompting(reader_cfg: Mapping[str, Any], infer_cfg: Mapping[str, Any]) -> P
         retriever=build_retriever(infer_cfg["retriever"]),
         prompt_template=_template(infer_cfg.get("prompt_template")),
         ice_template=_template(infer_cfg.get("ice_template")),
-        continuation=inferencer.continuation if isinstance(inferencer, LLInferencer) else None,
+        continuation=inferencer.continuation,
     )
 
 
@@ -200,54 +225,20 @@ def _test_rows(config: DatasetConfig, splits: Mapping[str, Sequence[Row]], reade
 def _check(samples: Sequence[Sample], prompting: Prompting, options: Mapping[str, Any]) -> None:
     """What can be wrong with configuration or data shows before a model is loaded."""
     inferencer = build_inferencer(options["infer_cfg"]["inferencer"])
-    build_evaluator(options["eval_cfg"].get("evaluator", {}))
+    evaluator = build_evaluator(options["eval_cfg"].get("evaluator", {}))
     for key in ("pred_postprocessor", "dataset_postprocessor"):
         build_postprocessor(options["eval_cfg"].get(key))
     if any(sample.examples for sample in samples) and not prompting.template.ice_token:
         raise ValueError("the retriever gives in-context examples, but the template has no ice_token to put them at")
+    needs_reference = inferencer.kind == "text" and getattr(evaluator, "wants", "") != "rows"
     for sample in samples:
-        for column in prompting.reader.input_columns:
+        for column in (*prompting.reader.input_columns, *filter(None, [options["eval_cfg"].get("group_column")])):
             sample.row[column]
-        if inferencer.ranks:
-            prompting.gold(sample.row)
-        else:
-            _references(sample, prompting)
-        prompting.ice(sample.examples, _answer_of(prompting))
-
-
-def _answer_of(prompting: Prompting) -> Any:
-    continuation = prompting.continuation
-    if continuation is None:
-        return None
-    return lambda row: continuation.format(prompting.columns(row, prompting.gold(row)), label=prompting.gold(row))
-
-
-def _references(sample: Sample, prompting: Prompting) -> Reference:
-    """The accepted answers of a generated item."""
-    gold = sample.row[prompting.reader.output_column]
-    if gold is None or gold == []:
-        raise DatasetError(f"{sample.row.where}: {prompting.reader.output_column!r} has no answer")
-    return [str(one) for one in gold] if isinstance(gold, list) else str(gold)
-
-
-def _evaluate(task: IclTask, predictions: Sequence[Prediction], *, ranks: bool) -> list[Metric]:
-    evaluator = build_evaluator(task.eval_cfg.get("evaluator", {}))
-    texts = [prediction.text for prediction in predictions]
-    if ranks:
-        golds = [task.prompting.gold(sample.row) for sample in task.samples]
-        metrics = list(evaluator.score(texts, golds))
-        normalized = [prediction.normalized for prediction in predictions if prediction.normalized is not None]
-        if normalized:
-            acc_norm = AccEvaluator().score(normalized, golds)[0]
-            metrics.append(dataclasses.replace(acc_norm, name="acc_norm"))
-        return metrics
-    clean = build_postprocessor(task.eval_cfg.get("pred_postprocessor"))
-    clean_gold = build_postprocessor(task.eval_cfg.get("dataset_postprocessor"))
-    references: list[Reference] = []
-    for sample in task.samples:
-        gold = _references(sample, task.prompting)
-        references.append(clean_gold(gold) if isinstance(gold, str) else [clean_gold(one) for one in gold])
-    return list(evaluator.score([clean(text) for text in texts], references))
+        if inferencer.kind == "rank":
+            prompting.golds(sample.row)
+        elif needs_reference and "dialogue" not in sample.row.columns:
+            reference_of(sample, prompting)
+        prompting.ice(sample.examples)
 
 
 def _counters(cost: Cost) -> dict[str, float]:

@@ -6,9 +6,10 @@ import pytest
 
 from autoeval.datasets.rows import DatasetError, Row
 from autoeval.openicl.inferencers import build_inferencer
-from autoeval.openicl.prompt_template import PromptTemplate, safe_format
+from autoeval.openicl.prompt_template import PromptTemplate, Turn, safe_format
 from autoeval.openicl.retrievers import FixKRetriever, ZeroRetriever, build_retriever
 from autoeval.openicl.sample import Prompting, Reader
+from autoeval.openicl.styles import PlainStyle
 
 
 def row(number: int = 1, **columns: object) -> Row:
@@ -22,9 +23,9 @@ def test_values_with_braces_are_left_alone() -> None:
 def test_a_template_per_label_knows_labels_of_any_type() -> None:
     template = PromptTemplate({1: "one {x}", 2: "two {x}"})
     assert template.labels == [1, 2]
-    assert template.format({"x": "!"}, label="2") == "two !"
+    assert template.turns({"x": "!"}, label="2") == [Turn("two !")]
     with pytest.raises(ValueError, match="no template for label 3"):
-        template.format({"x": "!"}, label=3)
+        template.turns({"x": "!"}, label=3)
 
 
 def test_rounds_lie_one_under_the_other() -> None:
@@ -35,8 +36,9 @@ def test_rounds_lie_one_under_the_other() -> None:
         },
         ice_token="</E>",
     )
-    assert template.format({"q": "why?", "a": "so"}) == "Answer.\nQ: why?\nA: so"
-    assert template.format({"q": "why?", "a": ""}, ice="{q}") == "Answer.\n{q}\nQ: why?\nA: "
+    plain = PlainStyle()
+    assert plain.render(template.turns({"q": "why?", "a": "so"})) == "Answer.\nQ: why?\nA: so"
+    assert plain.render(template.turns({"q": "why?", "a": ""}, ice=[Turn("{q}")])) == "Answer.\n{q}\nQ: why?\nA: "
 
 
 def test_in_context_examples_are_joined_and_placed() -> None:
@@ -46,7 +48,7 @@ def test_in_context_examples_are_joined_and_placed() -> None:
     prompting = Prompting(Reader(output_column="gold"), retriever, prompt, ice)
     train = [row(q="one", gold="A"), row(q="two", gold="A"), row(q="three", gold="B")]
     test = row(q="four", gold="A")
-    examples = retriever.retrieve(test, train)
+    (examples,) = retriever.retrieve([(0, test)], train, prompting)
     text = prompting.prompt(test, prompting.ice(examples), label="B")
     assert text == "Do:\nthree -> b\n\none -> a\n\nfour -> b"
 
@@ -54,9 +56,9 @@ def test_in_context_examples_are_joined_and_placed() -> None:
 def test_fixed_examples_can_be_counted_within_a_group() -> None:
     retriever = build_retriever({"type": "FixKRetriever", "fix_id_list": [0], "group_column": "subject"})
     train = [row(subject="law", q=1), row(subject="art", q=2)]
-    assert retriever.retrieve(row(subject="art"), train) == [train[1]]
+    assert retriever.retrieve([(0, row(subject="art"))], train, None) == [[train[1]]]
     with pytest.raises(DatasetError, match="there are 0 training rows"):
-        retriever.retrieve(row(subject="music"), train)
+        retriever.retrieve([(0, row(subject="music"))], train, None)
 
 
 def test_choices_may_differ_in_number_from_row_to_row() -> None:
@@ -65,7 +67,7 @@ def test_choices_may_differ_in_number_from_row_to_row() -> None:
     )
     three = row(q="?", choices=["x", "y", "z"], gold=2)
     assert prompting.labels(three) == [0, 1, 2]
-    assert prompting.prompt(three, "", label=1) == "? y"
+    assert prompting.prompt(three, label=1) == "? y"
     assert prompting.gold(three) == "2"
     with pytest.raises(DatasetError, match=r"file\.jsonl:1: 'gold' is 3, which is none of 0, 1, 2"):
         prompting.gold(row(q="?", choices=["x", "y", "z"], gold=3))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -123,14 +124,24 @@ def test_normalized_perplexity(model: HuggingFaceModel, tmp_path: Path) -> None:
 def test_log_likelihood_ranking_with_and_without_normalisation(model: HuggingFaceModel, tmp_path: Path) -> None:
     cfg = infer("Q: {q} A: ", {"type": "LLInferencer", "continuation": "{choice}"})  # the space goes to the answer
     outcome = run_icl_task(load(write_task(tmp_path, infer_cfg=cfg)), model)
-    plain, normalized = [], []
+    plain, normalized, by_tokens, bits = [], [], [], []
     for row in ROWS:
-        values = [answer_logprob(model, f"Q: {row['q']} A:", f" {choice}")[0] for choice in row["choices"]]
+        pairs = [answer_logprob(model, f"Q: {row['q']} A:", f" {choice}") for choice in row["choices"]]
+        values = [value for value, _ in pairs]
+        per_token = [value / count for value, count in pairs]
+        by_tokens.append(float(per_token.index(max(per_token)) == row["gold"]))
+        bits.append(-values[row["gold"]] / len(row["choices"][row["gold"]]) / math.log(2))
         per_byte = [value / len(choice) for value, choice in zip(values, row["choices"], strict=True)]
         plain.append(float(values.index(max(values)) == row["gold"]))
         normalized.append(float(per_byte.index(max(per_byte)) == row["gold"]))
     by_name = {score.metric: score.value for score in outcome.scores}
-    assert by_name == {"acc": pytest.approx(sum(plain) / 3), "acc_norm": pytest.approx(sum(normalized) / 3)}
+    assert by_name == {
+        "acc": pytest.approx(sum(plain) / 3),
+        "acc_norm": pytest.approx(sum(normalized) / 3),
+        "acc_norm_token": pytest.approx(sum(by_tokens) / 3),
+        "bpb": pytest.approx(sum(bits) / 3, abs=1e-4),
+    }
+    assert {score.metric: score.higher_is_better for score in outcome.scores}["bpb"] is False
     assert [item.value for item in outcome.items if item.metric == "acc_norm"] == normalized
 
 
@@ -267,7 +278,7 @@ def test_mmlu_prompts_have_five_examples_of_their_own_subject() -> None:
     (task,) = load_icl_tasks(["mmlu_available_ll"], data_dir=REAL_DATA, limit=5)
     for sample in task.samples:
         assert [example["subject"] for example in sample.examples] == [sample.row["subject"]] * 5
-        text = task.prompting.prompt(sample.row, "")
+        text = task.prompting.prompt(sample.row)
         assert text.startswith(
             f"The following are multiple choice questions (with answers) about {sample.row['topic']}."
         )

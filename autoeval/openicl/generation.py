@@ -1,0 +1,220 @@
+"""Inferencers that generate: one answer, several, a majority's, or the turns of a dialogue."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from autoeval.models.requests import GenerationRequest, GenerationResult, LanguageModel
+from autoeval.openicl.encoding import Encoder, truncation_notes
+from autoeval.openicl.prompt_template import PromptTemplate, Turn
+from autoeval.openicl.sample import Prompting, Sample, most_examples
+from autoeval.openicl.styles import CHAT_ROLES, Message, messages
+
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """As ``GenerationRequest``, with messages in place of token ids."""
+
+    messages: tuple[Message, ...]
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    temperature: float = 0.0
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+class ChatModel(Protocol):
+    """A model behind a chat API. It is asked with messages; window and tokens are the server's business."""
+
+    def generate_messages(self, requests: Sequence[ChatRequest]) -> list[GenerationResult]: ...
+
+
+class GenInferencer:
+    """Generates ``max_out_len`` tokens at most, up to the first stop string. ``temperature`` 0 is greedy.
+
+    ``num_return_sequences`` above 1 samples so many texts, and the prediction is their list. A sampled text depends on
+    ``seed``, the item and its place in the list alone. ``generation_kwargs`` are accepted as OpenCompass's users write
+    them (``do_sample``, ``temperature``, ``top_p``, ``num_return_sequences``).
+    """
+
+    kind = "text"
+    continuation: PromptTemplate | None = None
+
+    def __init__(
+        self,
+        max_out_len: int = 50,
+        stop: Sequence[str] = (),
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        num_return_sequences: int = 1,
+        min_out_len: int | None = None,
+        stopping_criteria: Sequence[str] = (),
+        generation_kwargs: Mapping[str, Any] | None = None,
+        save_every: int | None = None,
+    ) -> None:
+        del save_every  # every item is saved as it is done
+        sampling = dict(generation_kwargs or {})
+        wants = sampling.pop("do_sample", None)
+        temperature = float(sampling.pop("temperature", 1.0 if wants and temperature == 0 else temperature))
+        if wants is False:
+            temperature = 0.0
+        self.temperature, self.top_p = temperature, float(sampling.pop("top_p", top_p))
+        self.sequences = int(sampling.pop("num_return_sequences", num_return_sequences))
+        self.seed = seed
+        self.max_out_len = max_out_len
+        self.stop = tuple([stop] if isinstance(stop, str) else stop) + tuple(stopping_criteria)
+        if sampling:
+            raise ValueError(f"generation_kwargs: {min(sampling)!r} is not supported")
+        if max_out_len < 1 or self.sequences < 1:
+            raise ValueError(
+                f"max_out_len {max_out_len} and num_return_sequences {self.sequences}: expected at least 1"
+            )
+        if self.sequences > 1 and self.temperature == 0:
+            raise ValueError("num_return_sequences above 1 needs a temperature: greedy texts are all the same")
+        if min_out_len is not None and min_out_len > 1:
+            raise ValueError(f"min_out_len {min_out_len}: models here end when they end; only 1 is supported")
+
+    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+        asked = [self._prompt(model, sample, prompting) for sample in samples]
+        requests = [
+            self._request(prompt, sample, number)
+            for sample, (_, prompt, _) in zip(samples, asked, strict=True)
+            for number in range(self.sequences)
+        ]
+        texts = iter(_generate(model, requests))
+        records = []
+        for sample, (shown, _, notes) in zip(samples, asked, strict=True):
+            made = [_checked(next(texts), sample) for _ in range(self.sequences)]
+            prediction = self._prediction(made)
+            records.append({"origin_prompt": shown, "prediction": prediction, **_gold(sample, prompting), **notes})
+        return records
+
+    def _prediction(self, texts: list[str]) -> str | list[str]:
+        return texts[0] if self.sequences == 1 else texts
+
+    def _prompt(self, model: LanguageModel, sample: Sample, prompting: Prompting) -> tuple[Any, Any, dict[str, int]]:
+        """What the record shows, what the model is asked (token ids or messages), and what had to go."""
+        if hasattr(model, "generate_messages"):
+            said = messages(prompting.turns(sample.row, prompting.ice(sample.examples), blank=True), generate=True)
+            return said, tuple(said), {}
+        encode = Encoder(model, prompting.style.special_tokens)
+        room = model.max_seq_len - self.max_out_len
+
+        def text(ice: Sequence[Turn]) -> str:
+            return prompting.prompt(sample.row, ice, blank=True, generate=True)
+
+        ice, dropped = most_examples(sample, prompting, lambda ice: len(encode(text(ice))) <= room)
+        prompt = text(ice)
+        tokens = encode(prompt)
+        return prompt, tokens, truncation_notes(dropped, len(tokens) - room)
+
+    def _request(self, prompt: Any, sample: Sample, number: int) -> GenerationRequest | ChatRequest:
+        seed = None
+        if self.temperature > 0:
+            name = f"{self.seed}:{sample.key}" + (f":{number}" if number else "")
+            seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
+        kind: Any = ChatRequest if prompt and isinstance(prompt[0], dict) else GenerationRequest
+        return kind(prompt, self.max_out_len, self.stop, self.temperature, self.top_p, seed)
+
+
+class SCInferencer(GenInferencer):
+    """Self-consistency (arXiv 2203.11171): ``sc_size`` sampled answers; the evaluator takes the majority's."""
+
+    def __init__(self, sc_size: int = 1, infer_type: str = "SC", **options: Any) -> None:
+        del infer_type
+        super().__init__(num_return_sequences=sc_size, **options)
+
+    def _prediction(self, texts: list[str]) -> str | list[str]:
+        return texts
+
+
+class ChatInferencer(GenInferencer):
+    """Answers within a dialogue. The row has ``dialogue`` (messages), or columns that are lists, one entry a round.
+
+    ``infer_mode``: ``last`` generates the last answer with the given history; ``every`` each answer in turn, with its
+    own earlier answers as history; ``every_with_gt`` each answer, with the given ones as history.
+    """
+
+    def __init__(self, infer_mode: str = "last", max_out_len: int = 512, **options: Any) -> None:
+        super().__init__(max_out_len=max_out_len, **options)
+        if infer_mode not in ("last", "every", "every_with_gt"):
+            raise ValueError(f"infer_mode {infer_mode!r}: expected last, every or every_with_gt")
+        if self.sequences > 1:
+            raise ValueError("ChatInferencer gives one answer a turn: num_return_sequences must be 1")
+        self.infer_mode = infer_mode
+
+    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+        chats = [_dialogue(sample, prompting) for sample in samples]
+        places = [[i for i, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
+        for sample, answers in zip(samples, places, strict=True):
+            if not answers or answers[0] == 0:
+                raise ValueError(f"{sample.row.where}: the dialogue has no answer to give after a question")
+        if self.infer_mode == "last":
+            places = [answers[-1:] for answers in places]
+        golds = [[chat[i]["content"] for i in answers] for chat, answers in zip(chats, places, strict=True)]
+        made: list[list[str]] = [[] for _ in samples]
+        asked: list[list[Any]] = [[] for _ in samples]
+        for turn in range(max(map(len, places))):
+            active = [number for number, answers in enumerate(places) if turn < len(answers)]
+            requests = []
+            for number in active:
+                history = chats[number][: places[number][turn]]
+                shown, prompt = self._history(model, history, prompting)
+                asked[number].append(shown)
+                requests.append(self._request(prompt, samples[number], turn))
+            for number, result in zip(active, _generate(model, requests), strict=True):
+                made[number].append(_checked(result, samples[number]))
+                if self.infer_mode == "every":
+                    chats[number][places[number][turn]] = {"role": "assistant", "content": made[number][-1]}
+        if self.infer_mode == "last":
+            rows = zip(asked, made, golds, strict=True)
+            return [{"origin_prompt": a[0], "prediction": m[0], "gold": g[0]} for a, m, g in rows]
+        rows = zip(asked, made, golds, strict=True)
+        return [{"origin_prompt": a, "prediction": m, "gold": g, "rounds": len(m)} for a, m, g in rows]
+
+    def _history(self, model: LanguageModel, history: list[Message], prompting: Prompting) -> tuple[Any, Any]:
+        if hasattr(model, "generate_messages"):
+            return history, tuple(history)
+        roles = {chat: role for role, chat in CHAT_ROLES.items()}
+        turns = [Turn(message["content"], roles.get(message["role"], "HUMAN")) for message in history]
+        text = prompting.style.render(turns, generate=True)
+        return text, Encoder(model, prompting.style.special_tokens)(text)
+
+
+def _dialogue(sample: Sample, prompting: Prompting) -> list[Message]:
+    """The row as messages; the answers in it are the given ones."""
+    if "dialogue" in sample.row.columns:
+        return [{"role": str(one["role"]), "content": str(one["content"])} for one in sample.row["dialogue"]]
+    names = [*prompting.reader.input_columns, *filter(None, [prompting.reader.output_column])]
+    columns = {name: sample.row[name] for name in names}
+    rounds = max((len(value) for value in columns.values() if isinstance(value, list)), default=1)
+    chat: list[Message] = []
+    for number in range(rounds):
+        row = {name: value[number] if isinstance(value, list) else value for name, value in columns.items()}
+        turns = prompting.template.turns({**sample.row.columns, **row, str(prompting.reader.output_column): ""})
+        chat.extend(messages(turns, generate=True))
+        answer = row.get(prompting.reader.output_column or "", "")
+        chat.append({"role": "assistant", "content": str(answer)})
+    return chat
+
+
+def _generate(model: Any, requests: Sequence[Any]) -> list[GenerationResult]:
+    return model.generate_messages(requests) if hasattr(model, "generate_messages") else model.generate(requests)
+
+
+def _checked(result: GenerationResult, sample: Sample) -> str:
+    if not all(map(math.isfinite, result.token_logprobs)):
+        raise ValueError(f"{sample.row.where}: a log-probability is not finite: the model's weights are broken")
+    return result.text
+
+
+def _gold(sample: Sample, prompting: Prompting) -> dict[str, Any]:
+    column = prompting.reader.output_column
+    return {} if column is None else {"gold": sample.row[column]}
