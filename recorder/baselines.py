@@ -69,7 +69,7 @@ def _entries(path: Path | str, content: Mapping[str, Any], key: str) -> list[Any
 
 def _own(where: str, entry: Any) -> Baseline:
     entry = _mapping(where, entry)
-    unknown = sorted(set(entry) - {"name", "tokens", "source", "values"})
+    unknown = sorted(map(str, set(entry) - {"name", "tokens", "source", "values"}))
     if unknown:
         raise BaselinesError(f"{where}.{unknown[0]}: unknown key; known are name, tokens, source, values")
     numbers = {

@@ -8,6 +8,7 @@ split without perturbation.
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import defaultdict
 from collections.abc import Sequence
@@ -85,6 +86,8 @@ def _value(path: Path, metric: str) -> float:
                 and "perturbation" not in stat["name"]
                 and stat.get("count", 0) > 0
             ]
+            if means and not all(map(math.isfinite, means)):
+                raise ValueError(f"{name} on the split {split} is not a finite number")
             if means:  # several where HELM has sub-splits
                 return sum(means) / len(means)
         known = ", ".join(sorted({stat["name"]["name"] for stat in stats if stat.get("count", 0) > 0}))

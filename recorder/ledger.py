@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from recorder.ledger_schema import move_aside, open_database
-from recorder.results import CheckpointRef, ResultFileError, TaskResult, read_result
+from recorder.results import CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
 
 logger = logging.getLogger(__name__)
 
@@ -98,9 +98,13 @@ class OutboxRow(NamedTuple):
 
 
 class Ledger:
-    """Opens ``path``, making or migrating it. A damaged file is moved aside and rebuilt from the results beside it."""
+    """Opens ``path``, making or migrating it. A damaged file is moved aside and rebuilt from the results beside it.
 
-    def __init__(self, path: Path | str):
+    Without ``repair`` a damaged file is an error: who only shows what is there must not take the file from the daemon.
+    Raises ``LedgerError`` naming the file.
+    """
+
+    def __init__(self, path: Path | str, *, repair: bool = True):
         self.path = Path(path)
         self._lock = threading.RLock()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,6 +113,10 @@ class Ledger:
         except sqlite3.OperationalError as error:  # locked, read-only, no such place: the content is not to blame
             raise LedgerError(f"{self.path}: {error}") from error
         except sqlite3.DatabaseError as error:
+            if not repair:
+                raise LedgerError(
+                    f"{self.path} is damaged ({error}): start evaluator.py again, which rebuilds it from the results"
+                ) from error
             aside = move_aside(self.path)
             logger.warning("%s is damaged (%s): moved to %s, rebuilding from the results", self.path, error, aside)
             self._connection = open_database(self.path)
@@ -148,7 +156,7 @@ class Ledger:
             changed = connection.execute(
                 "UPDATE checkpoint_rows SET state = ?, error = ?, updated_at = ? "
                 "WHERE model = ? AND iteration = ? AND fingerprint = ?",
-                (state, error, time.time(), ref.model, ref.iteration, ref.fingerprint),
+                (state, _storable(error), time.time(), ref.model, ref.iteration, ref.fingerprint),
             ).rowcount
             if not changed:
                 _note_checkpoint(connection, ref, state, error)
@@ -189,10 +197,17 @@ class Ledger:
     def ingest(self, result: TaskResult) -> bool:
         """Take in one result and put it into the outbox. False, and nothing done, when it is already there.
 
-        Raises ``LedgerError`` when a number in it is not finite.
+        Raises ``LedgerError`` when a number in it is not finite, or a metric comes twice.
         """
+        wrong = next(mistakes(result), None)
+        if wrong is not None:
+            raise self._refused(result, wrong)
         with self._writing() as connection:
             return self._ingest(connection, result)
+
+    def _refused(self, result: TaskResult, why: str) -> LedgerError:
+        ref = result.checkpoint
+        return LedgerError(f"{self.path}: {ref.model} iteration {ref.iteration}, task {result.task}: {why}")
 
     def _ingest(self, connection: sqlite3.Connection, result: TaskResult) -> bool:
         checkpoint_id = _checkpoint_id(connection, result.checkpoint)
@@ -225,11 +240,8 @@ class Ledger:
                 "INSERT INTO item_rows VALUES (?, ?, ?, ?)",
                 [(result_id, item.metric, item.key, item.value) for item in result.items],
             )
-        except sqlite3.IntegrityError as error:  # SQLite keeps a NaN as NULL, which the columns refuse
-            raise LedgerError(
-                f"{self.path}: {result.checkpoint.model} iteration {result.checkpoint.iteration}, task {result.task}: "
-                f"a value is not a finite number, or a metric comes twice ({error})"
-            ) from error
+        except sqlite3.IntegrityError as error:
+            raise self._refused(result, f"a metric comes twice ({error})") from error
         connection.executemany(
             "INSERT INTO outbox (sink, result_id, enqueued_at) VALUES (?, ?, ?)",
             [(sink, result_id, now) for sink in SINKS],
@@ -330,6 +342,11 @@ def _newest(include_superseded: bool) -> str:
     )
 
 
+def _storable(text: str | None) -> str | None:
+    """``text`` with a question mark for what is no character: bytes of a file name that are not UTF-8."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _find(connection: sqlite3.Connection, ref: CheckpointRef) -> int | None:
     row = connection.execute(
         "SELECT id FROM checkpoint_rows WHERE model = ? AND iteration = ? AND fingerprint = ?",
@@ -350,7 +367,7 @@ def _note_checkpoint(connection: sqlite3.Connection, ref: CheckpointRef, state: 
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model, iteration, fingerprint) DO UPDATE SET "
         "path = excluded.path, tokens = COALESCE(excluded.tokens, tokens), state = excluded.state, "
         "error = excluded.error, updated_at = excluded.updated_at",
-        (ref.model, ref.iteration, ref.fingerprint, ref.path, ref.tokens, state, error, now, now),
+        (ref.model, ref.iteration, ref.fingerprint, _storable(ref.path), ref.tokens, state, _storable(error), now, now),
     )
     connection.execute(
         "UPDATE checkpoint_rows SET superseded = (fingerprint <> ?) WHERE model = ? AND iteration = ?",
@@ -374,5 +391,5 @@ def _note_task(
         "INSERT INTO task_rows (checkpoint_id, task, version, state, attempts, error, log, updated_at) "
         "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (checkpoint_id, task, version) DO UPDATE SET "
         "state = ?4, attempts = attempts + ?5, error = ?6, log = COALESCE(?7, log), updated_at = ?8",
-        (checkpoint_id, task, version, state, int(state == "running"), error, log, time.time()),
+        (checkpoint_id, task, version, state, int(state == "running"), _storable(error), _storable(log), time.time()),
     )

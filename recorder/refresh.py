@@ -93,7 +93,7 @@ def publisher_lock(work_dir: Path) -> Iterator[None]:
 def refresh(work_dir: Path, settings: Settings) -> Outcome:
     """Rebuild all views. Raises what the leaderboard or the report raises; W&B's errors are in the outcome."""
     with publisher_lock(work_dir):
-        ledger = Ledger(work_dir / "ledger.sqlite")
+        ledger = Ledger(work_dir / "ledger.sqlite", repair=False)
         try:
             from_file = load_baselines(settings.baselines) if settings.baselines else []
             models = together(ledger, from_file)

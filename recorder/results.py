@@ -8,6 +8,8 @@ ledger can be rebuilt from them at any time.
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,7 @@ def read_result(path: Path | str) -> TaskResult:
 
 def _parse(path: Path | str, content: dict[str, Any]) -> TaskResult:
     try:
-        return TaskResult(
+        result = TaskResult(
             checkpoint=CheckpointRef(**content["checkpoint"]),
             task=content["task"],
             task_version=content["task_version"],
@@ -97,3 +99,39 @@ def _parse(path: Path | str, content: dict[str, Any]) -> TaskResult:
         raise ResultFileError(f"{path}: the key {error} is missing") from error
     except (TypeError, ValueError) as error:
         raise ResultFileError(f"{path}: {error}") from error
+    wrong = next(mistakes(result), None)
+    if wrong is not None:
+        raise ResultFileError(f"{path}: {wrong}")
+    return result
+
+
+def mistakes(result: TaskResult) -> Iterator[str]:
+    """What is not as its type says, or not a finite number: each names the key and the value."""
+    ref = result.checkpoint
+    texts = {"model": ref.model, "fingerprint": ref.fingerprint, "path": ref.path, "task": result.task}
+    texts |= {"task_version": result.task_version, "source": result.source}
+    yield from (f"{key}: expected a text, found {value!r}" for key, value in texts.items() if not _is_text(value))
+    if type(ref.iteration) is not int:
+        yield f"iteration: expected a whole number, found {ref.iteration!r}"
+    if not (ref.tokens is None or _is_finite(ref.tokens)):
+        yield f"tokens: expected a finite number, found {ref.tokens!r}"
+    if not math.isfinite(result.finished_at):
+        yield f"finished_at: expected a finite number, found {result.finished_at!r}"
+    for score in result.scores:
+        numbers = {"value": score.value, "stderr": score.stderr, "chance": score.chance, "n": score.n}
+        for key, value in numbers.items():
+            if not (_is_finite(value) or (value is None and key in ("stderr", "chance"))):
+                yield f"scores: {score.metric}: {key}: expected a finite number, found {value!r}"
+    if not all(_is_text(score.metric) for score in result.scores):
+        yield "scores: metric: expected a text"
+    for item in result.items:
+        if not (_is_text(item.key) and _is_text(item.metric) and _is_finite(item.value)):
+            yield f"items: {item.key!r}: {item.metric!r}: expected a finite number, found {item.value!r}"
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

@@ -64,7 +64,7 @@ def _write(config: WriterConfig, config_path: Path, *, print_only: bool, summary
         return 1 if config.leaderboard else 0
     work_dir = path.parent
     with publisher_lock(work_dir):
-        ledger = Ledger(path)
+        ledger = Ledger(path, repair=False)
         try:
             publisher = Publisher(
                 ledger, work_dir, WandbSettings(config.mode, config.project, config.wandb.entity, config.base_url)

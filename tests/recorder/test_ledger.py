@@ -130,9 +130,25 @@ def test_settings_are_remembered(ledger: Ledger) -> None:
     assert ledger.recall("entity") == "y"
 
 
-def test_a_number_that_is_none_leaves_nothing_behind(ledger: Ledger) -> None:
-    with pytest.raises(LedgerError, match=r"ledger\.sqlite: gpt iteration 1000, task boolq"):
-        ledger.ingest(result(save(), float("nan")))
+def wrongs() -> list[TaskResult]:
+    good = result(save())
+    score, item = good.scores[0], good.items[0]
+    return [
+        result(save(), float("nan")),
+        result(save(), float("inf")),
+        result(save(), "0.5"),  # type: ignore[arg-type]
+        replace(good, scores=(replace(score, stderr=float("inf")),)),
+        replace(good, scores=(score, score)),
+        replace(good, items=(replace(item, value=float("-inf")),)),
+        replace(good, checkpoint=replace(save(), tokens=float("nan"))),
+        replace(good, checkpoint=replace(save(), iteration="1000")),  # type: ignore[arg-type]
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(wrongs())))
+def test_a_number_that_is_none_leaves_nothing_behind(ledger: Ledger, number: int) -> None:
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite: gpt iteration 1000, task boolq: "):
+        ledger.ingest(wrongs()[number])
     assert ledger.scores() == [] and ledger.outbox_pending("wandb") == []
     assert ledger.ingest(result(save()))
 
@@ -170,6 +186,19 @@ def test_a_damaged_ledger_is_moved_aside_and_rebuilt(tmp_path: Path, damage: str
     assert len(ledger.scores()) == 2
     assert len(list(tmp_path.glob("ledger.sqlite.corrupt-*"))) == 1
     ledger.close()
+
+
+def test_who_only_shows_the_ledger_leaves_a_damaged_one_where_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(b"this is no database at all" * 100)
+    with pytest.raises(LedgerError, match=r"ledger\.sqlite is damaged .*: start evaluator\.py again"):
+        Ledger(path, repair=False)
+    assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+def test_an_error_that_names_a_file_in_no_encoding_is_kept(ledger: Ledger) -> None:
+    ledger.note_checkpoint(save(), "failed", "cannot read /data/\udcff.pt")
+    assert ledger.checkpoints()[0].error == "cannot read /data/?.pt"
 
 
 def test_a_ledger_of_a_later_program_is_left_alone(tmp_path: Path) -> None:
