@@ -57,8 +57,6 @@ def read_degrees(args: argparse.Namespace, where: str) -> Degrees:
             "layout only 1 or the same is supported; save it with --ckpt-format torch_dist"
         )
     experts = getattr(args, "num_experts", None) or 0
-    if isinstance(experts, list) and len(set(experts)) == 1:  # one per group of layers, of older Megatrons
-        experts = experts[0]
     if type(experts) is not int or experts % expert:
         raise ConversionError(
             f"{where}: num_experts={experts!r} cannot be divided among {expert} expert-parallel ranks"
