@@ -52,14 +52,14 @@ class Disorder(NamedTuple):
     than: str = ""
 
 
-def sharded_backend(path: Path) -> str | None:
-    """``sharded_backend`` of Megatron's ``metadata.json``, ``None`` when it is absent or the file is torn."""
+def megatron_metadata(path: Path) -> dict[str, Any]:
+    """Megatron's ``metadata.json``; empty when it is absent, torn, or names no ``sharded_backend``."""
     try:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):
-        return None
-    backend = content.get("sharded_backend") if isinstance(content, dict) else None
-    return backend if isinstance(backend, str) else None
+        return {}
+    whole = isinstance(content, dict) and isinstance(content.get("sharded_backend"), str)
+    return content if whole else {}
 
 
 def is_fsdp(directory: Path, sizes: Sizes) -> bool:
@@ -79,8 +79,11 @@ def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
     """
     metadata = _dcp_metadata(directory)
     if "metadata.json" in sizes:
-        if sharded_backend(directory / "metadata.json") is None:
+        written = megatron_metadata(directory / "metadata.json")
+        if not written:
             raise NotWholeError("metadata.json does not parse or names no sharded_backend")
+        if written.get("common_backend") == "torch" and "common.pt" not in sizes:  # megatron-core before 0.19
+            raise MissingError("common.pt is missing, metadata.json says that there is one")
     elif not _has_model_keys(metadata):
         raise MissingError("metadata.json is not there yet")
     stored = metadata.file_sizes()

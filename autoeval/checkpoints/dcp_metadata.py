@@ -116,9 +116,9 @@ def _is_tensor(key: Any, value: Any) -> bool:
     return kind == "TensorStorageMetadata"
 
 
-def _extent(value: Any, what: str) -> tuple[int, ...]:
-    if not isinstance(value, tuple | list) or not all(type(n) is int and n >= 0 for n in value):
-        raise DcpMetadataError(f"{what} is {value!r}, expected non-negative integers")
+def _extent(value: Any, what: str, key: Any) -> tuple[int, ...]:
+    if not isinstance(value, tuple | list) or set(map(type, value)) - {int} or min(value, default=0) < 0:
+        raise DcpMetadataError(f"{what} of {key!r} is {value!r}, expected non-negative integers")
     return tuple(value)
 
 
@@ -127,13 +127,13 @@ class _Chunks:
 
     def __init__(self, key: str, described: Any):
         state = _fields(described, "TensorStorageMetadata")
-        shape = _extent(state["size"], f"size of {key!r}")
+        shape = _extent(state["size"], "size", key)
         self.info = TensorInfo(shape, _dtype(key, state["properties"]))
         self.sizes: dict[tuple[int, ...], tuple[int, ...]] = {}
         for chunk in state["chunks"]:
             fields = _fields(chunk, "ChunkStorageMetadata")
-            offsets = _extent(fields["offsets"], f"chunk offsets of {key!r}")
-            sizes = _extent(fields["sizes"], f"chunk sizes of {key!r}")
+            offsets = _extent(fields["offsets"], "chunk offsets", key)
+            sizes = _extent(fields["sizes"], "chunk sizes", key)
             rank_differs = len(offsets) != len(shape) or len(sizes) != len(shape)
             if rank_differs or any(o + s > n for o, s, n in zip(offsets, sizes, shape, strict=True)):
                 raise DcpMetadataError(f"a chunk of {key!r} ({offsets} + {sizes}) is outside its shape {shape}")
@@ -160,7 +160,7 @@ def _items(stored: dict[Any, Any], chunks: dict[str, _Chunks], described: dict[s
         file, offset, length = place["relative_path"], place["offset"], place["length"]
         if not _is_plain_name(file):
             raise DcpMetadataError(f"{key!r} is stored in {file!r}, expected a file name without a path")
-        (offset, length) = _extent((offset, length), f"place of {key!r}")
+        (offset, length) = _extent((offset, length), "place", key)
         transforms = tuple(str(t) for t in place.get("transform_descriptors") or ())
         if key not in chunks:
             yield StoredItem(key, "bytes", None, None, file, offset, length, transforms)
@@ -169,7 +169,7 @@ def _items(stored: dict[Any, Any], chunks: dict[str, _Chunks], described: dict[s
         begins = at.get("offset")
         if begins is None and len(pieces) == 1:
             begins = next(iter(pieces))
-        begins = _extent(begins, f"offset of an item of {key!r}")
+        begins = _extent(begins, "offset of an item", key)
         if begins not in pieces:
             raise DcpMetadataError(f"{key!r} has a stored item at {begins} but no chunk begins there")
         yield StoredItem(key, "tensor", begins, pieces[begins], file, offset, length, transforms)

@@ -152,7 +152,8 @@ def format_by_names(directory: Path, listing: Listing) -> Format:
     """``detect_format``, except that ``fsdp_dtensor`` is still ``torch_dist``: their names and fingerprints are alike."""
     names = {file.name for file in listing.files}
     if "metadata.json" in names:
-        return "zarr" if contents.sharded_backend(directory / "metadata.json") == "zarr" else "torch_dist"
+        backend = contents.megatron_metadata(directory / "metadata.json").get("sharded_backend")
+        return "zarr" if backend == "zarr" else "torch_dist"
     if any(name.startswith("mp_rank_") for name in names):
         return "torch"
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
@@ -168,14 +169,14 @@ def weights(listing: Listing, format: str) -> tuple[FileStat, ...]:
     return tuple(file for file in listing.files if pattern is None or pattern.fullmatch(file.name))
 
 
-def fingerprint(directory: Path, listing: Listing | None = None) -> str:
+def fingerprint(directory: Path, listing: Listing | None = None, format: Format | None = None) -> str:
     """Hash of the names, sizes and modification times of the weight files (and of ``integrity.json``'s content).
 
     Raises ``OSError`` when the directory can't be read. Reads nothing big.
     """
     listing = listing or list_files(directory)
     digest = hashlib.sha256()
-    for file in weights(listing, format_by_names(directory, listing)):
+    for file in weights(listing, format or format_by_names(directory, listing)):
         digest.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\n".encode())
         if file.name == "integrity.json":
             digest.update((directory / file.name).read_bytes())

@@ -67,7 +67,7 @@ def inspect(directory: Path, listing: Listing) -> Inspection:
     """Judge the checkpoint's files. Reads headers and indices only; a missing file is a problem, never an exception."""
     try:
         format = format_by_names(directory, listing)
-        mark = fingerprint(directory, listing)
+        mark = fingerprint(directory, listing, format)
         sizes = listing.sizes()
         if format == "torch_dist":
             disorder = contents.check_dcp(directory, sizes)

@@ -81,6 +81,12 @@ class Watcher:
         self._woken = time.monotonic()  # when ``wait`` last returned True
         self._look_again: float | None = None  # when time alone may change the answer
         self._gap = LEAST_GAP_SECONDS
+        self._in_progress = False
+
+    @property
+    def save_in_progress(self) -> bool:
+        """Whether the last ``scan`` saw a save that may soon be complete: there is work to prepare for."""
+        return self._in_progress
 
     def wanted(self, iteration: int) -> bool:
         """Whether ``iteration`` is one of begin, begin + interval, …, end."""
@@ -186,6 +192,7 @@ class Watcher:
                 self._state.notify_all()
 
     def _plan_next_look(self, started: float, seconds: float | None) -> None:
+        self._in_progress = seconds is not None
         with self._state:
             now = time.monotonic()
             # A big directory takes long to look at: the processor is to rest most of the time all the same.

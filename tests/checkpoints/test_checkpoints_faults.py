@@ -1,0 +1,187 @@
+"""Whatever part of a save is on disk, whatever the tracker says, however long ago: no half model is ever complete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from checkpoint_files import LAYOUTS, TRACKER, Save, look, put, watcher, write
+
+from autoeval.checkpoints import SettleTimes, detect_format
+
+Saves = Callable[[str], tuple[Save, Save]]
+LONG_AFTER = 100_000.0  # seconds: the writer has crashed, every settle time is over
+# What the tracker may say while iteration 4 is written: nothing yet, torn, behind, at (a save in place), ahead.
+TRACKERS = (None, b"", b"2", b"4", b"6", b"6\0\0", b"release")
+
+
+def never_complete(root: Path, save: Save, state: str) -> None:
+    for seconds_later in (0.0, LONG_AFTER):
+        found = look(root, seconds_later=seconds_later, model_type=save.model_type)
+        assert found.complete == (), f"{save.layout}, {seconds_later:.0f} s later: {state}"
+
+
+def steps(save: Save) -> Iterator[tuple[str, bytes]]:
+    """Every state of every file while it is written: cut short at several lengths, then whole."""
+    for name, content in save.files.items():
+        for length in sorted({0, 1, len(content) // 2, len(content) - 64, len(content) - 1} & set(range(len(content)))):
+            yield name, content[:length]
+        yield name, content
+
+
+@pytest.mark.parametrize("tracker_is_newer", [False, True])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_no_prefix_of_a_save_is_complete(layout: str, tracker_is_newer: bool, tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves(layout)
+    for number, tracker in enumerate(TRACKERS if save.model_type == "megatron" else (None,)):
+        root = tmp_path / str(number)
+        directory = save.directory(root, 4)
+        directory.mkdir(parents=True)
+        whole: set[str] = set()
+        never_complete(root, save, "an empty directory")
+        for name, content in steps(save):
+            write(directory / name, content, 2.0)
+            if tracker is not None:
+                write(root / TRACKER, tracker, 1.0 if tracker_is_newer else 500.0)
+            if content == save.files[name]:
+                whole.add(name)
+            if not save.weights <= whole:
+                never_complete(root, save, f"tracker {tracker!r}, {name} has {len(content)} bytes")
+        if save.model_type == "megatron":
+            write(root / TRACKER, b"4", 1.0)
+        for name, content in save.after.items():
+            write(directory / name, content, 0.9)
+        (checkpoint,) = look(root, model_type=save.model_type).complete
+        assert (checkpoint.iteration, checkpoint.path, checkpoint.tokens) == (4, directory, 2.0)
+        assert checkpoint.format == detect_format(directory) == save.format
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not name.startswith("huggingface")])
+def test_a_whole_megatron_save_waits_for_its_tracker(layout: str, tmp_path: Path, saves: Saves) -> None:
+    """DCP's marks prove the content, so a tracker that never comes only delays; legacy files have no other proof."""
+    save, _ = saves(layout)
+    directory = put(save, tmp_path, 4, age=5.0)
+    for tracker, seconds in ((None, 10.0), (b"", 10.0), (b"2", 60.0)):
+        if tracker is None:
+            (tmp_path / TRACKER).unlink()
+        else:
+            write(tmp_path / TRACKER, tracker, 300.0)
+        ((iteration, reason),) = look(tmp_path).waiting
+        assert iteration == 4 and TRACKER in reason
+        assert look(tmp_path, seconds_later=seconds - 6.0).complete == ()
+        found = look(tmp_path, seconds_later=seconds - 4.0)
+        assert [checkpoint.path for checkpoint in found.complete] == ([] if save.format == "torch" else [directory])
+    patient = SettleTimes(marks=1000.0, behind=2000.0)
+    assert look(tmp_path, seconds_later=1500.0, settle=patient).complete == ()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_save_in_place_is_never_a_mixture(layout: str, tmp_path: Path, saves: Saves) -> None:
+    """While it is written over an old one all old marks are valid; it may crash anywhere, and the run may go on."""
+    old, new = saves(layout)
+    directory = put(old, tmp_path, 4, age=5000.0)
+    (before,) = look(tmp_path, model_type=old.model_type).complete
+    on_disk = dict(old.files)
+    for name, content in steps(new):
+        if name == ".metadata" and content != new.files[name]:
+            continue  # written to another name, then renamed
+        write(directory / name, content, 2.0)
+        on_disk[name] = content
+        of_one_save = any(all(on_disk[part] == save.files[part] for part in save.weights) for save in (old, new))
+        # The tracker of the old save; of a later save; of a run that went back, and on without saving 4 again.
+        for tracker, age in ((b"4", 4990.0), (b"6", 4000.0), (b"6", 1.0), (b"2", 1.0)):
+            if old.model_type == "megatron":
+                write(tmp_path / TRACKER, tracker, age)
+            if not of_one_save:
+                never_complete(tmp_path, old, f"{name} has {len(content)} bytes of the new save, tracker {tracker!r}")
+    if old.model_type == "megatron":
+        write(tmp_path / TRACKER, b"4", 1.0)
+    for name, content in new.after.items():
+        write(directory / name, content, 0.9)
+    (after,) = look(tmp_path, model_type=old.model_type).complete
+    assert after.fingerprint != before.fingerprint
+    assert after.iteration == before.iteration
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_checkpoint_that_retention_deletes_is_not_complete(layout: str, tmp_path: Path, saves: Saves) -> None:
+    """Seen: the shards go first and the marks outlive them. Any other order must be seen through too."""
+    save, _ = saves(layout)
+    orders = (list(save.files), list(reversed(save.files)), sorted(save.files))
+    for number, order in enumerate(orders):
+        root = tmp_path / str(number)
+        directory = put(save, root, 4, age=1000.0)
+        looking = watcher(root, model_type=save.model_type)
+        assert len(looking.scan().complete) == 1
+        gone: set[str] = set()
+        for name in order:
+            (directory / name).unlink()
+            gone.add(name)
+            if gone & save.weights:
+                assert looking.scan().complete == (), f"without {sorted(gone)}"
+                never_complete(root, save, f"without {sorted(gone)}")
+
+
+def test_the_rank_files_follow_from_the_saved_arguments(tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves("torch_tp2_pp2_vpp2")
+    for rank in ("mp_rank_00_000", "mp_rank_01_001"):
+        root = tmp_path / rank
+        directory = put(save, root, 4)
+        (directory / rank / "model_optim_rng.pt").unlink()
+        ((_, reason),) = look(root).waiting
+        assert rank in reason and "TP 2, PP 2, EP 1" in reason
+
+
+def test_ranks_left_over_from_a_wider_save_do_not_matter(tmp_path: Path, saves: Saves) -> None:
+    """Megatron does not clean a directory that it saves into again."""
+    wide, narrow = saves("torch_tp2_pp2_vpp2")[0], saves("torch_ep2")[0]
+    put(wide, tmp_path, 4, age=5000.0)
+    put(narrow, tmp_path, 4, age=2.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [4]
+
+
+@pytest.mark.parametrize("damage", ["missing", "hash", "torn"])
+def test_integrity_json_is_believed(damage: str, tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves("torch_dist_integrity")
+    directory = put(save, tmp_path, 4, age=3.0)
+    manifest = save.files["integrity.json"]
+    changed = {
+        "missing": manifest.replace(b"common.pt", b"other.pt"),
+        "hash": manifest.replace(b'".metadata": "', b'".metadata": "0'),
+        "torn": manifest[:-3],
+    }[damage]
+    assert changed != manifest
+    write(directory / "integrity.json", changed, 2.0)
+    write(tmp_path / TRACKER, b"4", 1.0)
+    never_complete(tmp_path, save, damage)
+    assert "integrity.json" in look(tmp_path).waiting[0][1]
+
+
+def test_integrity_json_of_an_earlier_save_proves_nothing(tmp_path: Path, saves: Saves) -> None:
+    old, new = saves("torch_dist_integrity")
+    directory = put(old, tmp_path, 4, age=5000.0)
+    for name in ("common.pt", "__0_0.distcp", "__0_1.distcp", ".metadata", "metadata.json"):
+        write(directory / name, new.files[name], 2.0)
+    assert look(tmp_path).complete == ()
+    write(tmp_path / TRACKER, b"4", 1.0)
+    assert len(look(tmp_path).complete) == 1
+
+
+def test_an_old_torch_file_is_unsupported_and_says_what_to_do(tmp_path: Path) -> None:
+    import torch
+
+    path = tmp_path / "iter_0000004" / "mp_rank_00" / "model_optim_rng.pt"
+    path.parent.mkdir(parents=True)
+    torch.save({"model": {}}, path, _use_new_zipfile_serialization=False)
+    write(tmp_path / TRACKER, b"4", 0.0)
+    found = look(tmp_path)
+    assert (found.complete, found.waiting, found.abandoned) == ((), (), ())
+    assert "save it again" in found.unsupported[0][1]
+
+
+@pytest.mark.parametrize("name", ["marks", "behind", "legacy", "quiet", "disorder", "abandoned"])
+def test_settle_times_are_checked(name: str) -> None:
+    for wrong in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=name):
+            SettleTimes(**{name: wrong})
