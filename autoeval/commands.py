@@ -230,7 +230,7 @@ def _print_not_evaluated(config: AutoEval, watch: WatchOptions, known: Sequence[
             print(f"  iteration {checkpoint.iteration}: complete, no daemon has seen it yet")
     for iteration, reason in found.waiting:
         print(f"  iteration {iteration}: not complete yet: {reason}")
-    for iteration, reason in found.abandoned:
+    for iteration, reason in (*found.abandoned, *found.unsupported):
         print(f"  iteration {iteration}: never evaluated: {reason}")
 
 

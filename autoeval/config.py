@@ -36,6 +36,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
 
 
+class SettleSection(_Section):
+    """Seconds without a change before a conclusion is drawn that nothing in the files proves: see ``SettleTimes``."""
+
+    marks: float | None = Field(None, ge=0)
+    behind: float | None = Field(None, ge=0)
+    legacy: float | None = Field(None, ge=0)
+    quiet: float | None = Field(None, ge=0)
+    disorder: float | None = Field(None, ge=0)
+    abandoned: float | None = Field(None, ge=0)
+
+
 class MegatronSection(_Section):
     checkpoint_path: Path
     tokenizer_type: Literal["gpt2", "sentencepiece", "huggingface"]
@@ -43,7 +54,10 @@ class MegatronSection(_Section):
     merge_path: Path | None = None
     tokenizer_path: Path | None = None
     token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
-    log_path: Path | None = None
+    log_path: Path | None = Field(None, description="the run's training log")
+    validation_text: Path | None = Field(None, description="text, or .npy of token ids, like the run's validation set")
+    validation_tolerance: float | None = Field(None, ge=0, description="nats a token above the run's validation loss")
+    settle_seconds: SettleSection = SettleSection()
 
     @model_validator(mode="after")
     def _tokenizer_files(self) -> MegatronSection:
@@ -57,6 +71,7 @@ class MegatronSection(_Section):
 class HuggingFaceSection(_Section):
     checkpoint_path: Path
     token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
+    settle_seconds: SettleSection = SettleSection()
 
 
 class Benchmark(_Section):

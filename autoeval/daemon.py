@@ -53,15 +53,18 @@ class Daemon:
     def run(self) -> int:
         """Returns 0 when all is recorded, 1 when something failed for good, 128 + n when ended by signal n."""
         previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        in_order = False
         try:
-            return self._loop()
+            status = self._loop()
+            in_order = True
+            return status
         finally:
             self._stopping.set()
             if self._worker is not None:
                 self._worker.close()
             for run in self.runs:
                 self._views[run].close()
-                run.close()
+                run.close(keep_pins=not in_order)
             for number, handler in previous.items():
                 signal.signal(number, handler)
 

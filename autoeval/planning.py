@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autoeval.checkpoints import Checkpoint, Watcher
+from autoeval.checkpoints import Checkpoint, SettleTimes, Watcher
 from autoeval.config import AutoEval
 from autoeval.tasks.plan import (
     ConversionOptions,
@@ -55,6 +55,7 @@ def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
         interval=options.interval,
         check_interval_seconds=options.check_interval_minutes * 60,
         model_type=options.model_type,
+        settle=SettleTimes(**section.settle_seconds.model_dump(exclude_none=True)),
     )
 
 
@@ -86,7 +87,6 @@ def evaluation_plan(
 ) -> EvaluationPlan:
     """The order for the worker: ``readable`` is where the files of the save ``ref`` can be read."""
     options = config.model
-    budget = options.converted_disk_gb
     return EvaluationPlan(
         checkpoint=ref,
         format=readable.format,
@@ -97,7 +97,7 @@ def evaluation_plan(
         expected=expected,
         tokenizer=_tokenizer(config),
         model=ModelOptions(options.dtype, options.device, options.max_seq_len, options.batch_tokens),
-        conversion=ConversionOptions(options.verify, None if budget is None else int(budget * 1e9)),
+        conversion=_conversion(config),
         skip=skip,
     )
 
@@ -106,20 +106,35 @@ def iteration_directory(config: AutoEval, iteration: int) -> Path:
     return config.work_dir / config.model_name / f"iter_{iteration:07d}"
 
 
+def _conversion(config: AutoEval) -> ConversionOptions:
+    budget = config.model.converted_disk_gb
+    options = ConversionOptions(config.model.verify, None if budget is None else int(budget * 1e9))
+    section = config.megatron
+    if section is None:
+        return options
+    return replace(
+        options,
+        log_path=_text(section.log_path),
+        validation_text=_text(section.validation_text),
+        validation_tolerance=section.validation_tolerance,
+    )
+
+
 def _tokenizer(config: AutoEval) -> TokenizerFiles | None:
     section = config.megatron
     if section is None:
         return None
 
-    def text(path: Path | None) -> str | None:
-        return None if path is None else str(path)
-
     return TokenizerFiles(
         kind=section.tokenizer_type,
-        vocab_path=text(section.vocab_path),
-        merge_path=text(section.merge_path),
-        path=text(section.tokenizer_path),
+        vocab_path=_text(section.vocab_path),
+        merge_path=_text(section.merge_path),
+        path=_text(section.tokenizer_path),
     )
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def write_settings(config: AutoEval) -> Path:

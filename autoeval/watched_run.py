@@ -274,9 +274,15 @@ class WatchedRun:
                     note = f"{len(failed)} of {len(self.tasks)} tasks failed: {told}"
                 self.ledger.set_state(ref, "recorded", note)
 
-    def close(self) -> None:
-        """Stop watching and let go of what is pinned: who ends the daemon in order gets the disk space back."""
+    def close(self, *, keep_pins: bool = False) -> None:
+        """Stop watching and let go of what is pinned: who ends the daemon in order gets the disk space back.
+
+        ``keep_pins`` is for a daemon that breaks off: the next start goes on with what is pinned.
+        """
         self.watcher.stop()
+        if keep_pins:
+            with contextlib.suppress(OSError):
+                self._put_former_pins_aside()
         for entry in self.entries.values():
             entry.pin.close()
         self.ledger.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
@@ -11,21 +10,22 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from autoeval.checkpoints import CheckpointChanged, fingerprint
-from autoeval.tasks.converted import make_room, quarantine
+from autoeval.diagnosis.log_lines import validation_loss_at
+from autoeval.tasks.converted import make_room
 from autoeval.tasks.plan import EvaluationPlan
 from recorder.files import write_json
 
 if TYPE_CHECKING:
+    from autoeval.convert.loss import ExpectedLoss
     from autoeval.convert.receipt import Receipt
 
 logger = logging.getLogger("autoeval.worker")
 
 VERIFY_BELOW_PARAMETERS = 1_000_000_000  # Megatron's own model is built beside ours, both in fp32 on the CPU
 VERIFY_SECONDS = 3600.0
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
 def prepare_model(plan: EvaluationPlan, emit: Callable[..., None]) -> None:
@@ -42,15 +42,13 @@ def prepare_model(plan: EvaluationPlan, emit: Callable[..., None]) -> None:
     receipt = _convert(plan)
     if receipt.fingerprint != plan.checkpoint.fingerprint:
         raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
-    record = receipt.to_json()
     emit("converted", seconds=round(time.monotonic() - started, 3))
-    if (verification := _verification_due(plan, receipt)) is not None:
-        record["verification"] = _verify(plan, receipt, verification)
-    write_json(Path(plan.directory, "receipt.json"), record)
+    receipt = _verified(plan, receipt)
+    write_json(Path(plan.directory, "receipt.json"), receipt.to_json())
 
 
 def _convert(plan: EvaluationPlan) -> Receipt:
-    from autoeval.convert import ConversionError, TokenizerSource, convert
+    from autoeval.convert import TokenizerSource, convert
 
     files = plan.tokenizer
     if files is None:
@@ -66,15 +64,31 @@ def _convert(plan: EvaluationPlan) -> Receipt:
         if done == 0:
             make_room(plan.converted, total, plan.conversion.budget_bytes)
 
+    return convert(
+        Path(plan.source),
+        plan.converted,
+        tokenizer=tokenizer,
+        expected_loss=_expected_loss(plan),
+        progress=before_the_first_byte,
+    )
+
+
+def _expected_loss(plan: EvaluationPlan) -> ExpectedLoss | None:
+    """The run's own validation loss at this checkpoint, when its log tells and there is a text to compare on."""
+    from autoeval.convert import ExpectedLoss
+
+    options = plan.conversion
+    if options.log_path is None or options.validation_text is None:
+        return None
     try:
-        return convert(Path(plan.source), plan.converted, tokenizer=tokenizer, progress=before_the_first_byte)
+        value = validation_loss_at(Path(options.log_path), plan.checkpoint.iteration)
     except OSError as error:
-        if error.errno not in _FULL:
-            raise
-        raise ConversionError(
-            f"{plan.converted}: the disk became full while the converted model was written; make room and run "
-            "evaluator.py --retry"
-        ) from error
+        logger.warning("the validation loss is not compared: %s: %s", options.log_path, error.strerror)
+        return None
+    if value is None:
+        logger.info("the validation loss is not compared: %s has none at this iteration", options.log_path)
+        return None
+    return ExpectedLoss(value, Path(options.validation_text), options.validation_tolerance)
 
 
 def source_unchanged(plan: EvaluationPlan) -> bool:
@@ -89,60 +103,66 @@ def refuse_other_save(plan: EvaluationPlan) -> None:
         raise CheckpointChanged(f"{plan.source} was deleted or saved again before it was evaluated")
 
 
-def _verification_due(plan: EvaluationPlan, receipt: Receipt) -> Path | None:
-    """Where the run's verification is noted, when this conversion is to be verified; the log says why when it is not.
+def _verified(plan: EvaluationPlan, receipt: Receipt) -> Receipt:
+    """Compare with Megatron's own logits when that is due; the receipt with what was found.
 
-    ``first`` means: until a conversion by the same mapping has passed.
+    It happens in a process of its own: Megatron takes the whole process for itself.
     """
-    from autoeval.convert.errors import ConversionError
+    from autoeval.convert import ConversionError, read_receipt
+
+    note = Path(plan.directory).parent / "verification.json"
+    if not _verification_is_due(plan, receipt, note):
+        return receipt
+    ended = subprocess.run(
+        [sys.executable, "-m", "autoeval.tasks.verification", str(plan.converted)],
+        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=VERIFY_SECONDS,
+        check=False,
+    )
+    lines = ended.stdout.splitlines()
+    if ended.returncode != 0 or not lines:
+        raise ConversionError(f"{plan.converted}: the verification ended with code {ended.returncode} (see worker.log)")
+    answer = json.loads(lines[-1])
+    if "unable" in answer:
+        if plan.conversion.verify == "always":
+            raise ConversionError(f"{plan.converted}: not verified: {answer['unable']}")
+        logger.warning("not verified against Megatron: %s", answer["unable"])
+        return receipt
+    verified = None if "failed" in answer else read_receipt(plan.converted)
+    found = {"mapping": receipt.mapping, "iteration": plan.checkpoint.iteration, "passed": verified is not None}
+    write_json(note, {**found, **answer})
+    if verified is None:
+        raise ConversionError(answer["failed"])
+    logger.info("verified against Megatron: %s", verified.verified)
+    return verified
+
+
+def _verification_is_due(plan: EvaluationPlan, receipt: Receipt, note: Path) -> bool:
+    """``first`` means: until a conversion of this run by the same mapping has passed. The log says why it is not done.
+
+    ``note`` is the file that remembers.
+    """
+    from autoeval.convert import ConversionError
     from autoeval.convert.verify import megatron_is_installed
 
-    mode, note = plan.conversion.verify, Path(plan.directory).parent / "verification.json"
-    if mode == "never":
-        return None
+    mode = plan.conversion.verify
+    if mode == "never" or receipt.verified is not None:
+        return False
     if not megatron_is_installed():
         if mode == "always":
             raise ConversionError("model.verify is 'always', but megatron-core is not installed")
         logger.info("not verified against Megatron: megatron-core is not installed")
-        return None
+        return False
     if mode == "always":
-        return note
+        return True
     if receipt.parameters >= VERIFY_BELOW_PARAMETERS:
         logger.info("not verified against Megatron: %d parameters; model.verify: always insists", receipt.parameters)
-        return None
+        return False
     try:
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        return note
-    return None if known.get("passed") and known.get("mapping") == receipt.mapping else note
-
-
-def _verify(plan: EvaluationPlan, receipt: Receipt, note: Path) -> dict[str, Any]:
-    """Compare with Megatron's own logits, in a process of its own: Megatron takes the whole process for itself."""
-    from autoeval.convert.errors import ConversionError
-
-    command = [sys.executable, "-m", "autoeval.tasks.verification", plan.source, str(plan.converted)]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
-    ended = subprocess.run(
-        command, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True,
-        timeout=VERIFY_SECONDS, check=False,
-    )  # fmt: skip
-    lines = ended.stdout.splitlines()
-    if ended.returncode != 0 or not lines:
-        raise ConversionError(f"{plan.converted}: the verification ended with code {ended.returncode} (see worker.log)")
-    found: dict[str, Any] = json.loads(lines[-1])
-    if "unable" in found:
-        if plan.conversion.verify == "always":
-            raise ConversionError(f"{plan.converted}: not verified: {found['unable']}")
-        logger.warning("not verified against Megatron: %s", found["unable"])
-        return found
-    text = (
-        f"largest logit difference {found['difference']:.2e} (at most {found['tolerance']:g}), argmax equal at "
-        f"{found['same_argmax']} of {found['positions']} positions"
-    )
-    write_json(note, {**found, "mapping": receipt.mapping, "iteration": plan.checkpoint.iteration})
-    if not found["passed"]:
-        place = quarantine(plan.converted)
-        raise ConversionError(f"differs from Megatron's own logits: {text}; quarantined as {place}")
-    logger.info("verified against Megatron: %s", text)
-    return found
+        return True
+    return not (known.get("passed") and known.get("mapping") == receipt.mapping)

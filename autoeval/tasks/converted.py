@@ -66,13 +66,6 @@ def size_of(directory: Path) -> int:
     return sum(path.stat().st_size for path in directory.rglob("*") if path.is_file())
 
 
-def quarantine(directory: Path) -> Path:
-    """Move a converted model that must not be trusted out of the way; returns where it is now."""
-    place = directory.with_name(f"{directory.name}.quarantined")
-    shutil.rmtree(place, ignore_errors=True)
-    return directory.rename(place)
-
-
 def _iteration(directory: Path) -> int:
     return int(directory.name.removeprefix("iter_"))
 

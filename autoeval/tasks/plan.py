@@ -32,10 +32,14 @@ class ModelOptions:
 @dataclass(frozen=True)
 class ConversionOptions:
     """``verify`` says when a conversion is compared with Megatron itself; ``budget_bytes`` limits the disk space of
-    all converted models of the run."""
+    all converted models of the run. The run's validation loss, read from the training log ``log_path``, is compared
+    with the converted model's on ``validation_text``; ``validation_tolerance`` counts nats a token."""
 
     verify: Literal["never", "first", "always"] = "first"
     budget_bytes: int | None = None
+    log_path: str | None = None
+    validation_text: str | None = None
+    validation_tolerance: float | None = None
 
 
 @dataclass(frozen=True)

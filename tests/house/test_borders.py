@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "diagnosis": set(),
     "openicl": {"models", "datasets"},
     "helm": {"models"},
-    "tasks": {"checkpoints", "convert", "models", "datasets", "openicl", "helm"},
+    "tasks": {"checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm"},
     "runners": {"tasks"},
 }
 
