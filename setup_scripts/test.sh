@@ -46,6 +46,6 @@ export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 WANDB_MODE=${WANDB_MODE:-offline}
 python=$venv/bin/python
 say "ruff check";  "$python" -m ruff check .
 say "ruff format"; "$python" -m ruff format --check .
-say "mypy";        "$python" -m mypy autoeval recorder evaluator.py
+say "mypy";        "$python" -m mypy autoeval recorder evaluator.py run.py
 say "pytest";      "$python" -m pytest "$@"
 say "all passed"

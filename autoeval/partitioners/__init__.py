@@ -2,7 +2,7 @@
 
 A task is a plain dictionary: ``models`` with one model, ``datasets`` with one list of datasets (a part of one has
 ``_<i>`` at the end of its ``abbr`` and its rows as ``test_range``), ``work_dir`` and what the stage was given besides.
-A dataset whose output file is there already is left out.
+A dataset (or part) whose output is there already is left out.
 """
 
 from __future__ import annotations

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-from autoeval.tasks.names import output_path
 
 Dataset = dict[str, Any]
 Count = Callable[[Dataset], int]  # how many items a dataset has
+Done = Callable[[Mapping[str, Any], Dataset], bool]  # whether a model's output for it is there, whole
 
 
 class Partitioner(ABC):
@@ -25,25 +23,20 @@ class Partitioner(ABC):
         models: Sequence[Mapping[str, Any]],
         datasets: Sequence[Dataset],
         *,
-        out_dir: Path,
+        done: Done,
         count: Count,
         keep: Mapping[str, Any],
     ) -> list[dict[str, Any]]:
-        """Tasks for every model; ``keep`` goes into each. ``out_dir`` is ``predictions`` or ``results``.
-
-        ``count`` is asked only where a rule needs a dataset's number of items.
-        """
+        """Tasks for every model; ``keep`` goes into each. ``count`` is asked only where a rule needs it."""
         tasks = []
         for model in models:
-            waiting = [dataset for dataset in datasets if not output_path(out_dir, model, dataset).exists()]
-            for chunk in self.chunks(dict(model), waiting, out_dir, count):
+            waiting = [dataset for dataset in datasets if not done(model, dataset)]
+            for chunk in self.chunks(dict(model), waiting, done, count):
                 tasks.append({"models": [dict(model)], "datasets": [chunk], **keep})
         return tasks
 
     @abstractmethod
-    def chunks(
-        self, model: dict[str, Any], datasets: list[Dataset], out_dir: Path, count: Count
-    ) -> list[list[Dataset]]:
+    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
         """Lists of datasets that one task evaluates."""
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from autoeval.partitioners.base import Count, Dataset, Partitioner
+from autoeval.partitioners.base import Count, Dataset, Done, Partitioner
 
 
 class NaivePartitioner(Partitioner):
@@ -17,7 +16,5 @@ class NaivePartitioner(Partitioner):
             raise ValueError(f"NaivePartitioner: n is {n}, expected at least 1")
         self.n = n
 
-    def chunks(
-        self, model: dict[str, Any], datasets: list[Dataset], out_dir: Path, count: Count
-    ) -> list[list[Dataset]]:
+    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
         return [datasets[start : start + self.n] for start in range(0, len(datasets), self.n)]

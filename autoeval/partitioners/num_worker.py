@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any, Literal
 
-from autoeval.partitioners.base import Count, Dataset, Partitioner, part
-from autoeval.tasks.names import output_path
+from autoeval.partitioners.base import Count, Dataset, Done, Partitioner, part
 
 
 class NumWorkerPartitioner(Partitioner):
@@ -25,18 +23,20 @@ class NumWorkerPartitioner(Partitioner):
         self.num_worker = num_worker
         self.num_split = num_worker if num_split is None else num_split
         self.min_task_size = min_task_size
-        for name, value in (("num_worker", num_worker), ("num_split", self.num_split), ("min_task_size", min_task_size)):
+        for name, value in (
+            ("num_worker", num_worker),
+            ("num_split", self.num_split),
+            ("min_task_size", min_task_size),
+        ):
             if value < 1:
                 raise ValueError(f"NumWorkerPartitioner: {name} is {value}, expected at least 1")
         if strategy not in ("heuristic", "split"):
             raise ValueError(f"NumWorkerPartitioner: strategy is {strategy!r}, expected heuristic or split")
         self.strategy = strategy
 
-    def chunks(
-        self, model: dict[str, Any], datasets: list[Dataset], out_dir: Path, count: Count
-    ) -> list[list[Dataset]]:
+    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
         parts = [piece for dataset in datasets for piece in self._split(dataset, count)]
-        parts = [piece for piece in parts if not output_path(out_dir, model, piece).exists()]
+        parts = [piece for piece in parts if not done(model, piece)]
         if self.strategy == "split":
             return [[piece] for piece in parts]
         buckets: list[list[Dataset]] = [[] for _ in range(self.num_worker)]

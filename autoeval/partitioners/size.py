@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from fnmatch import fnmatch
-from pathlib import Path
 from typing import Any, Literal
 
-from autoeval.partitioners.base import Count, Dataset, Partitioner, part
-from autoeval.tasks.names import output_path
+from autoeval.partitioners.base import Count, Dataset, Done, Partitioner, part
 
 # Datasets whose answers are reasoned out at length cost ten times as much (OpenCompass's list).
 LONG_ANSWERS = (
@@ -21,6 +19,8 @@ LONG_ANSWERS = (
     "agieval-math",
     "*professional_law",
 )
+# Where every row has its own list of choices, their number is not in the configuration.
+USUAL_CHOICES = 4
 _META_KEYS = {"begin", "round", "end"}
 
 
@@ -48,9 +48,7 @@ class SizePartitioner(Partitioner):
             raise ValueError(f"SizePartitioner: strategy is {strategy!r}, expected heuristic or split")
         self.max_task_size, self.gen_task_coef, self.strategy = max_task_size, gen_task_coef, strategy
 
-    def chunks(
-        self, model: dict[str, Any], datasets: list[Dataset], out_dir: Path, count: Count
-    ) -> list[list[Dataset]]:
+    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
         weighed = sorted(((self.cost(one, count), one) for one in datasets), key=lambda pair: pair[0], reverse=True)
         pieces: list[tuple[int, Dataset]] = []
         for cost, dataset in weighed:
@@ -58,7 +56,7 @@ class SizePartitioner(Partitioner):
                 pieces.append((cost, dataset))
                 continue
             for piece in self._split(dataset, count):
-                if not output_path(out_dir, model, piece).exists():
+                if not done(model, piece):
                     pieces.append((self.max_task_size, piece))
         if self.strategy == "split":
             return [[piece] for _, piece in pieces]
@@ -72,8 +70,12 @@ class SizePartitioner(Partitioner):
         """What one item costs."""
         infer_cfg = dataset["infer_cfg"]
         template = (infer_cfg.get("prompt_template") or infer_cfg.get("ice_template") or {}).get("template")
-        ranked = isinstance(template, dict) and not set(template) <= _META_KEYS
-        factor = len(template) if ranked and template else self.gen_task_coef
+        if isinstance(template, dict) and not set(template) <= _META_KEYS:
+            factor = len(template)
+        elif dataset["reader_cfg"].get("choices_column"):
+            factor = USUAL_CHOICES
+        else:
+            factor = self.gen_task_coef
         long = any(fnmatch(str(dataset["abbr"]), pattern) for pattern in LONG_ANSWERS)
         return factor * 10 if long else factor
 

@@ -70,13 +70,14 @@ def read_configs(file: Path) -> list[DatasetConfig]:
             continue
         if not isinstance(value, list):
             raise ValueError(f"{file}: {key} is not a list of datasets")
-        configs.extend(_checked(file, key, entry) for entry in value)
+        configs.extend(check_dataset(file, key, entry) for entry in value)
     if not configs:
         raise ValueError(f"{file}: there is no dataset in it (a list whose name ends in _datasets)")
     return configs
 
 
-def _checked(file: Path, key: str, entry: Any) -> DatasetConfig:
+def check_dataset(file: Path, key: str, entry: Any) -> DatasetConfig:
+    """An entry of the list ``key`` in ``file``. Raises ``ValueError`` naming both and what is wrong."""
     if not isinstance(entry, Mapping):
         raise ValueError(f"{file}: {key} holds {entry!r}, expected dict(...)")
     missing = [name for name in _REQUIRED if name not in entry]

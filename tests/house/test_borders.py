@@ -22,7 +22,10 @@ MAY_IMPORT = {
     "openicl": {"models", "datasets"},
     "helm": {"models"},
     "tasks": {"checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm"},
-    "runners": {"tasks"},
+    "runners": {"tasks", "datasets"},
+    "partitioners": {"datasets"},
+    "summarizers": {"tasks", "datasets"},
+    "run": {"tasks", "datasets", "partitioners", "runners", "summarizers"},
 }
 
 

@@ -1,0 +1,1 @@
+"""One evaluation now: OpenCompass's command line. ``run.py`` is the door."""

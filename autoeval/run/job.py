@@ -1,0 +1,256 @@
+"""What a command line asks for, as one plain value: models, datasets, and how they are run.
+
+Configuration files are Python in mmengine's syntax (``read_base``, ``_base_``, lazy imports) and are executed: they are
+the user's own code. Classes that they import stay names, so OpenCompass's files are read where it is not installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import pprint
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autoeval.partitioners import build_partitioner
+from autoeval.run.patterns import matching_files
+from autoeval.run.secrets import without_secrets
+from autoeval.runners.task_runner import build_runner
+from autoeval.summarizers import build_summarizer
+from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
+from autoeval.tasks.model_configs import check_model, generates_only
+from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
+from autoeval.tasks.results import mode_of
+
+Options = dict[str, Any]
+_KNOWN = ("models", "datasets", "infer", "eval", "summarizer", "work_dir", "lark_bot_url")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """How ``infer`` or ``eval`` is cut into tasks and run, as in a configuration."""
+
+    partitioner: Options
+    runner: Options
+
+
+@dataclass(frozen=True)
+class Job:
+    """``models`` hold no secrets: those are in ``secrets``, by the variable that stands for them."""
+
+    models: list[Options]
+    datasets: list[Options]
+    infer: Stage
+    eval: Stage
+    summarizer: Options
+    work_dir: Path
+    data_dir: Path
+    limit: int | None
+    dump_details: bool
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    lark_bot_url: str | None = field(default=None, repr=False)
+
+    def keep(self, directory: Path) -> Options:
+        """What goes into every task besides its model and datasets."""
+        return {
+            "work_dir": str(directory),
+            "data_dir": str(self.data_dir),
+            "limit": self.limit,
+            "dump_details": self.dump_details,
+        }
+
+    def dump(self) -> str:
+        """A configuration file that gives this job again, secrets apart."""
+        content = {
+            "models": self.models,
+            "datasets": self.datasets,
+            "infer": {"partitioner": self.infer.partitioner, "runner": self.infer.runner},
+            "eval": {"partitioner": self.eval.partitioner, "runner": self.eval.runner},
+            "summarizer": self.summarizer,
+            "work_dir": str(self.work_dir),
+        }
+        lines = [f"{key} = {pprint.pformat(value, width=120, sort_dicts=False)}\n" for key, value in content.items()]
+        return "\n".join(lines)
+
+
+def read_job(options: argparse.Namespace) -> Job:
+    """From the command line. Raises ``ValueError`` or ``OSError`` naming the file, key or flag that is wrong."""
+    config: Options = {}
+    where = "the command line"
+    if options.config is not None:
+        where = str(options.config)
+        config = read_config(Path(options.config))
+        models, datasets = config.get("models"), config.get("datasets")
+    else:
+        models, datasets = _models_of_flags(options), _datasets_of_flags(options)
+    for name, value in (("models", models), ("datasets", datasets)):
+        if not isinstance(value, list) or not value:
+            raise ValueError(f"{where}: there are no {name} (a list called {name}, --{name}, or --hf-path)")
+    assert models is not None and datasets is not None
+    for model in models:
+        check_model(model, where)
+    if options.config is not None:
+        datasets = [job_dataset(Path(options.config), entry) for entry in datasets]
+    refuse_double("model", [model_abbr(model) for model in models])
+    refuse_double("dataset", [dataset_abbr(dataset) for dataset in datasets])
+    _refuse_ranking_by_chat(models, datasets)
+    models, secrets = without_secrets(models)
+    job = Job(
+        models=models,
+        datasets=datasets,
+        infer=_stage(config.get("infer"), "infer", options),
+        eval=_stage(config.get("eval"), "eval", options),
+        summarizer=_summarizer(config, options),
+        work_dir=Path(options.work_dir or config.get("work_dir") or "outputs/default"),
+        data_dir=Path(options.data_dir).absolute(),
+        limit=options.limit,
+        dump_details=options.dump_eval_details,
+        secrets=secrets,
+        lark_bot_url=config.get("lark_bot_url"),
+    )
+    # Whatever is wrong with them shows now and not after hours of inference.
+    for stage in (job.infer, job.eval):
+        build_partitioner(stage.partitioner)
+        build_runner(stage.runner)
+    build_summarizer(job.summarizer)
+    return job
+
+
+def read_config(file: Path) -> Options:
+    """A configuration file as plain values. Raises ``ValueError`` naming the file."""
+    from mmengine.config import Config
+
+    if not file.is_file():
+        raise ValueError(f"{file}: no such configuration file")
+    try:
+        content = Config.fromfile(str(file)).to_dict()
+    except Exception as error:  # the file is executed: any exception is its own
+        raise ValueError(f"{file}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
+    return {key: plain(value) for key, value in content.items()}
+
+
+def plain(value: Any) -> Any:
+    """Classes and functions become their dotted names, tuples lists, mmengine's dictionaries ordinary ones."""
+    if isinstance(value, Mapping):
+        return {key: plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple, set, range)):
+        return [plain(one) for one in value]
+    if isinstance(value, type) or callable(value):
+        return f"{getattr(value, '__module__', '')}.{getattr(value, '__qualname__', value)}".lstrip(".")
+    return value if isinstance(value, (str, int, float, bool, type(None))) else str(value)
+
+
+def job_dataset(file: Path, entry: Any) -> Options:
+    """A configuration's dataset as jobs have it: checked, with ``config_file`` and ``test_range`` beside the rest."""
+    if isinstance(entry, dict) and isinstance(entry.get("reader_cfg"), dict):
+        reader = dict(entry["reader_cfg"])
+        chosen = reader.pop("test_range", None)
+        entry = {**entry, "reader_cfg": reader, **({"test_range": chosen} if chosen else {})}
+        entry.setdefault("abbr", dataset_abbr(entry))
+    own = {key: entry.pop(key) for key in ("config_file", "test_range") if isinstance(entry, dict) and key in entry}
+    return {**check_dataset(file, "datasets", entry).options, "config_file": str(file.absolute()), **own}
+
+
+def parse_options(pairs: Sequence[str] | None, flag: str) -> Options:
+    """``["torch_dtype=torch.float16", "use_cache=True"]`` -> values as Python reads them, else text."""
+    options: Options = {}
+    for pair in pairs or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise ValueError(f"{flag} {pair}: expected KEY=VALUE")
+        named = {"true": True, "false": False, "none": None}
+        try:
+            options[key] = named[text.lower()] if text.lower() in named else ast.literal_eval(text)
+        except (ValueError, SyntaxError):
+            options[key] = text
+    return options
+
+
+def _models_of_flags(options: argparse.Namespace) -> list[Options] | None:
+    if options.models:
+        models: list[Options] = []
+        for file in matching_files(_config_dir(options) / "models", options.models):
+            found = read_config(file).get("models")
+            if not isinstance(found, list):
+                raise ValueError(f"{file}: there is no list called models in it")
+            models += found
+        return models
+    return [_hf_model(options)] if options.hf_path else None
+
+
+def _hf_model(options: argparse.Namespace) -> Options:
+    kind = {"base": "HuggingFaceBaseModel", "chat": "HuggingFacewithChatTemplate"}[options.hf_type]
+    name = options.hf_path.rstrip("/").rpartition("/")[2]
+    if options.peft_path:
+        name += f"_{Path(options.peft_path).name}"
+    model = {
+        "type": kind,
+        "abbr": f"{name}_hf",
+        "path": options.hf_path,
+        "peft_path": options.peft_path,
+        "tokenizer_path": options.tokenizer_path,
+        "model_kwargs": parse_options(options.model_kwargs, "--model-kwargs"),
+        "tokenizer_kwargs": parse_options(options.tokenizer_kwargs, "--tokenizer-kwargs"),
+        "max_seq_len": options.max_seq_len,
+        "max_out_len": options.max_out_len,
+        "batch_size": options.batch_size,
+        "pad_token_id": options.pad_token_id,
+    }
+    given = {key: value for key, value in model.items() if value is not None and value != {}}
+    return {**given, "run_cfg": {"num_gpus": options.hf_num_gpus}}
+
+
+def _datasets_of_flags(options: argparse.Namespace) -> list[Options] | None:
+    if not options.datasets:
+        return None
+    files = matching_files(_config_dir(options) / "datasets", options.datasets)
+    return [job_dataset(file, dict(config.options)) for file in files for config in read_configs(file)]
+
+
+def _summarizer(config: Options, options: argparse.Namespace) -> Options:
+    if options.summarizer is None and config.get("summarizer"):
+        return dict(config["summarizer"])
+    (file,) = matching_files(_config_dir(options) / "summarizers", [options.summarizer or "example"])
+    found = read_config(file).get("summarizer")
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: there is no dictionary called summarizer in it")
+    return found
+
+
+def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
+    """The configuration's stage, or the defaults; flags that are given go before both."""
+    if configured is not None and not isinstance(configured, dict):
+        raise ValueError(f"{options.config}: {name} is not a dict")
+    stage = configured or {}
+    for key in set(stage) - {"partitioner", "runner"}:
+        raise ValueError(f"{options.config}: {name} has an unknown key '{key}' (known: partitioner, runner)")
+    workers = options.max_num_workers or 1
+    if name == "infer":
+        by_worker = {"type": "NumWorkerPartitioner", "num_worker": workers}
+        by_size = {"type": "SizePartitioner", "max_task_size": options.max_partition_size or 40000}
+        by_size["gen_task_coef"] = options.gen_task_coef or 20
+        sized = options.max_partition_size is not None or options.gen_task_coef is not None
+        partitioner = by_size if sized else stage.get("partitioner") or by_worker
+    else:
+        partitioner = stage.get("partitioner") or {"type": "NaivePartitioner"}
+    runner = {"type": "LocalRunner", "max_num_workers": 1, "retry": 2, **(stage.get("runner") or {})}
+    for key in ("max_num_workers", "max_workers_per_gpu", "retry"):
+        if getattr(options, key) is not None:
+            runner[key] = getattr(options, key)
+    return Stage(dict(partitioner), {key: value for key, value in runner.items() if key != "task"})
+
+
+def _refuse_ranking_by_chat(models: Sequence[Options], datasets: Sequence[Options]) -> None:
+    for model in models:
+        ranked = [dataset_abbr(one) for one in datasets if mode_of(one) in ("ppl", "ll", "clp", "pplonly")]
+        if generates_only(model) and ranked:
+            raise ValueError(
+                f"model '{model_abbr(model)}' only generates, but {', '.join(ranked)} rank likelihoods: "
+                "take their _gen datasets, or a base model (--hf-type base)"
+            )
+
+
+def _config_dir(options: argparse.Namespace) -> Path:
+    return Path(options.config_dir) if options.config_dir else REPOSITORY / "config"

@@ -1,0 +1,67 @@
+"""A dataset as a job's configuration has it: the rows of ``test_range``, and where its file was.
+
+In a job a dataset is the configuration's plain dictionary with two keys more: ``config_file`` (paths are looked up
+beside it) and ``test_range`` (``"[0:100]"``, slices one after the other, as OpenCompass writes them).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoeval.datasets.loaders import load_splits
+from autoeval.datasets.rows import Row, Source
+from autoeval.tasks.configs import DatasetConfig
+from autoeval.tasks.icl import IclTask, load_icl_task
+
+_SLICE = re.compile(r"\[(-?\d*):(-?\d*)(?::(-?\d+))?\]")
+_OWN_KEYS = ("config_file", "test_range")
+_NOT_FOR_LOADERS = {*_OWN_KEYS, "abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg"}
+
+
+def load_task(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> IclTask:
+    """The task with the samples of its ``test_range``. Raises ``ValueError`` naming the file and what is wrong."""
+    options = {key: value for key, value in dataset.items() if key not in _OWN_KEYS}
+    config = DatasetConfig(Path(dataset["config_file"]), options)
+    task = load_icl_task(config, data_dir=Path(job["data_dir"]), limit=job.get("limit"))
+    return cut(task, dataset.get("test_range"), str(config.file))
+
+
+def cut(task: IclTask, test_range: str | None, file: str) -> IclTask:
+    """The task with the samples of ``test_range`` alone. Raises ``ValueError`` when it leaves none."""
+    if not test_range:
+        return task
+    samples = tuple(sliced(task.samples, test_range))
+    if not samples:
+        raise ValueError(f"{file}: '{task.name}': test_range {test_range!r} leaves no items of {len(task.samples)}")
+    version = hashlib.sha256(f"{task.version}{test_range}".encode()).hexdigest()[:12]
+    return dataclasses.replace(task, samples=samples, version=version)
+
+
+def count_items(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> int:
+    """How many items ``load_task`` would give, without making prompts."""
+    source = Source(Path(job["data_dir"]), Path(dataset["config_file"]))
+    extra = {key: value for key, value in dataset.items() if key not in _NOT_FOR_LOADERS}
+    splits = load_splits(dataset["type"], source, extra)
+    split = dataset["reader_cfg"].get("test_split", "test")
+    if split not in splits:
+        raise ValueError(f"{dataset['config_file']}: dataset '{dataset['abbr']}': there is no split '{split}'")
+    rows: Sequence[Row] = splits[split]
+    limit = job.get("limit")
+    return len(sliced(range(min(len(rows), limit) if limit else len(rows)), dataset.get("test_range", "")))
+
+
+def sliced(items: Sequence[Any], wanted: str) -> Sequence[Any]:
+    """``items[a:b][c:d]...``. Raises ``ValueError`` for anything but slices."""
+    at = 0
+    while at < len(wanted):
+        match = _SLICE.match(wanted, at)
+        if match is None:
+            raise ValueError(f"test_range {wanted!r}: expected slices like [0:100]")
+        items = items[slice(*(int(part) if part else None for part in match.groups()))]
+        at = match.end()
+    return items

@@ -1,0 +1,207 @@
+"""Models in a configuration (OpenCompass's dictionaries): checked before a run, built where they are needed."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from autoeval.datasets.names import class_name, look_up
+from autoeval.models.requests import LanguageModel
+
+logger = logging.getLogger(__name__)
+
+BASE, CHAT, SERVER, META = "base", "chat", "server", "meta"
+MODEL_TYPES = {
+    "HuggingFaceBaseModel": BASE,
+    "HuggingFace": BASE,  # OpenCompass's older names
+    "HuggingFaceCausalLM": BASE,
+    "HuggingFacewithChatTemplate": CHAT,
+    "OpenAI": SERVER,
+    "OpenAISDK": SERVER,
+    "OpenAICompletions": SERVER,
+    "Llama2": META,
+}
+_COMMON = {"type", "abbr", "path", "max_seq_len", "max_out_len", "min_out_len", "batch_size", "run_cfg"}
+_COMMON |= {"meta_template", "end_str", "stop_words", "generation_kwargs", "pred_postprocessor"}
+_HF = {"tokenizer_path", "tokenizer_kwargs", "model_kwargs", "peft_path", "pad_token_id", "batch_padding"}
+_HF |= {"dtype", "device", "batch_tokens", "storage_options", "extract_pred_after_decode", "tokenizer_only", "mode"}
+_KEYS = {
+    BASE: _COMMON | _HF,
+    CHAT: _COMMON | _HF,
+    META: _COMMON | _HF,
+    SERVER: _COMMON
+    | {"base_url", "openai_api_base", "key", "api_key", "chat", "retry", "query_per_second", "max_workers"}
+    | {"timeout_seconds", "tokenizer_path", "temperature", "tokenizer_kwargs"},
+}
+_MODEL_KWARGS = {"torch_dtype", "dtype", "device_map", "trust_remote_code", "low_cpu_mem_usage", "use_safetensors"}
+_TOKENIZER_KWARGS = {"padding_side", "truncation_side", "trust_remote_code", "use_fast", "padding", "truncation"}
+_GENERATION_KWARGS = {"do_sample", "temperature", "top_p"}
+_REFERENCE = re.compile(r"\$\{(\w+)\}")
+
+
+def kind_of(model: Mapping[str, Any]) -> str:
+    """``base``, ``chat``, ``server`` or ``meta``."""
+    return look_up(MODEL_TYPES, model.get("type", ""), "model type")
+
+
+def generates_only(model: Mapping[str, Any]) -> bool:
+    kind = kind_of(model)
+    return kind == CHAT or (kind == SERVER and _is_chat(model))
+
+
+def check_model(model: Any, where: str) -> None:
+    """Raises ``ValueError`` naming what a model's configuration has or lacks."""
+    if not isinstance(model, Mapping):
+        raise ValueError(f"{where}: a model is dict(type=..., path=...), found {model!r}")
+    try:
+        kind = kind_of(model)
+        if not model.get("path"):
+            raise ValueError("it lacks path")
+        _refuse_unknown(model, _KEYS[kind], "key")
+        _refuse_unknown(model.get("model_kwargs") or {}, _MODEL_KWARGS, "key of model_kwargs")
+        _refuse_unknown(model.get("tokenizer_kwargs") or {}, _TOKENIZER_KWARGS, "key of tokenizer_kwargs")
+        _refuse_unknown(model.get("generation_kwargs") or {}, _GENERATION_KWARGS, "key of generation_kwargs")
+        if kind == SERVER and not _base_url(model):
+            raise ValueError("it lacks base_url (like http://127.0.0.1:8000/v1)")
+        if int((model.get("run_cfg") or {}).get("num_gpus", 1)) > 1:
+            raise ValueError("run_cfg asks for more than one GPU; this version computes a model on one")
+        for key in ("path", "tokenizer_path", "peft_path") if kind != SERVER else ("tokenizer_path",):
+            path = model.get(key)
+            if path and "://" not in str(path) and not _may_exist(str(path)):
+                raise ValueError(f"{key} {path!r}: no such file or directory")
+    except ValueError as error:
+        raise ValueError(f"{where}: model '{model.get('abbr') or model.get('path', '?')}': {error}") from error
+
+
+def _may_exist(path: str) -> bool:
+    """Here, or a name as the Hugging Face hub has them: whether that is in the cache shows when it is loaded."""
+    return Path(path).exists() or re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is not None
+
+
+def build_model(model: Mapping[str, Any]) -> LanguageModel:
+    """Load it. Raises ``ValueError`` or ``OSError`` for what cannot be loaded or is not supported."""
+    kind = kind_of(model)
+    if kind == SERVER:
+        return _server(model)
+    from autoeval.models.remote import local_directory
+
+    storage = {key: resolved(value) for key, value in (model.get("storage_options") or {}).items()}
+
+    def directory(key: str) -> Path | None:
+        return local_directory(str(model[key]), storage) if model.get(key) else None
+
+    path = directory("path")
+    assert path is not None
+    if kind == META:
+        from autoeval.tasks.meta_llama import huggingface_copy
+
+        path = huggingface_copy(path, model)
+    kwargs, window = model.get("model_kwargs") or {}, model.get("max_seq_len")
+    for key in sorted({*kwargs, *(model.get("tokenizer_kwargs") or {})} - {"torch_dtype", "dtype", "device_map"}):
+        logger.info("%s has no effect: padding is exact here, and no code of a checkpoint is run", key)
+    options: dict[str, Any] = {
+        "dtype": _dtype(model.get("dtype") or kwargs.get("torch_dtype") or kwargs.get("dtype") or "auto"),
+        "device": model.get("device") or _device(kwargs.get("device_map", "auto")),
+        "max_seq_len": window,
+        "batch_tokens": model.get("batch_tokens") or "auto",
+        "tokenizer_path": directory("tokenizer_path") if kind != META else None,
+        "peft_path": directory("peft_path"),
+    }
+    if kind == CHAT:
+        from autoeval.models.chat import HuggingFaceChatModel
+
+        loaded: Any = HuggingFaceChatModel(path, **options)
+    else:
+        from autoeval.models.hf import HuggingFaceModel
+
+        loaded = HuggingFaceModel(path, **options)
+    if model.get("batch_size") and not model.get("batch_tokens"):
+        loaded.batch_tokens = int(model["batch_size"]) * loaded.max_seq_len
+    return loaded
+
+
+def with_model_defaults(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """``dataset`` with what the model's configuration says about generation, where the dataset says nothing itself."""
+    infer_cfg = dict(dataset["infer_cfg"])
+    inferencer = dict(infer_cfg["inferencer"])
+    if class_name(inferencer.get("type", "")) != "GenInferencer":
+        return dict(dataset)
+    generation = model.get("generation_kwargs") or {}
+    for key in ("max_out_len", "min_out_len"):
+        if model.get(key) is not None:
+            inferencer.setdefault(key, model[key])
+    if generation.get("do_sample", "temperature" in generation):
+        inferencer.setdefault("temperature", generation.get("temperature", 1.0))
+        inferencer.setdefault("top_p", generation.get("top_p", 1.0))
+    ends = [*(model.get("stop_words") or []), *([model["end_str"]] if model.get("end_str") else [])]
+    if ends:
+        own = inferencer.get("stop", ())
+        inferencer["stop"] = list(dict.fromkeys([*([own] if isinstance(own, str) else own), *ends]))
+    return {**dataset, "infer_cfg": {**infer_cfg, "inferencer": inferencer}}
+
+
+def resolved(value: Any) -> Any:
+    """``${NAME}`` from the environment. Raises ``ValueError`` when the variable is not set."""
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"the environment variable {match[1]} is not set")
+        return os.environ[match[1]]
+
+    return _REFERENCE.sub(replace, value)
+
+
+def _server(model: Mapping[str, Any]) -> LanguageModel:
+    from autoeval.models.server import ServerModel
+
+    key = model.get("key") or model.get("api_key") or "ENV"
+    if key == "ENV":  # as OpenCompass has it
+        key = os.environ.get("OPENAI_API_KEY")
+    options: dict[str, Any] = {
+        name: model[name] for name in ("retry", "query_per_second", "max_workers", "timeout_seconds") if name in model
+    }
+    return ServerModel(
+        str(model["path"]),
+        base_url=str(resolved(_base_url(model))),
+        key=resolved(key),
+        chat=_is_chat(model),
+        tokenizer_path=model.get("tokenizer_path"),
+        max_seq_len=model.get("max_seq_len"),
+        **options,
+    )
+
+
+def _base_url(model: Mapping[str, Any]) -> Any:
+    url = model.get("base_url") or model.get("openai_api_base")
+    if isinstance(url, str):  # OpenCompass's names the whole endpoint
+        url = url.rstrip("/").removesuffix("/completions").removesuffix("/chat")
+    return url
+
+
+def _is_chat(model: Mapping[str, Any]) -> bool:
+    return bool(model.get("chat", class_name(model["type"]) != "OpenAICompletions"))
+
+
+def _dtype(value: Any) -> str:
+    return str(value).removeprefix("torch.")
+
+
+def _device(device_map: Any) -> str:
+    if isinstance(device_map, str) or device_map is None:
+        return device_map or "auto"
+    raise ValueError(f"device_map {device_map!r}: expected auto, cpu or a device like cuda:0")
+
+
+def _refuse_unknown(options: Mapping[str, Any], known: set[str], what: str) -> None:
+    for key in options:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), known, n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else f" (known: {', '.join(sorted(known))})"
+            raise ValueError(f"unknown {what} '{key}'{hint}")

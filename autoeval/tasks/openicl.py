@@ -1,0 +1,219 @@
+"""The two tasks of a run: ``OpenICLInferTask`` asks a model, ``OpenICLEvalTask`` scores what it answered.
+
+Either is a plain configuration that runs in a process of its own, on any machine that sees the files:
+
+    python -m autoeval.tasks.openicl_infer CONFIG     predictions/<model>/<dataset>.json
+    python -m autoeval.tasks.openicl_eval CONFIG      results/<model>/<dataset>.json
+
+The process ends with 0 when every output is there, with 2 when an input is wrong (another try is of no use), else 1.
+One dataset that fails does not take the others with it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shlex
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from autoeval.datasets.names import class_name
+from autoeval.tasks.icl import infer_samples
+from autoeval.tasks.job_data import load_task
+from autoeval.tasks.model_configs import SERVER, build_model, kind_of, with_model_defaults
+from autoeval.tasks.names import model_abbr, output_path, pairs, task_name
+from autoeval.tasks.results import evaluate, prediction_digest
+from autoeval.tasks.stored import (
+    Record,
+    check_records,
+    merged_records,
+    model_identity,
+    origins,
+    read_records,
+    unfinished_path,
+)
+from recorder.files import write_json
+
+logger = logging.getLogger("autoeval.openicl")
+
+BAD_INPUT = 2
+# Items asked at once. Enough for full batches; between two of them an interruption costs nothing.
+CHUNK_RANKED, CHUNK_GENERATED = 256, 64
+SAVE_SECONDS = 10.0
+
+
+class Task:
+    """What runners need to know of a task: its name, its command, where its log and outputs are.
+
+    ``cfg``: ``models`` with one model, ``datasets`` with one list, ``work_dir``, ``data_dir``, ``limit``.
+    """
+
+    name_prefix: ClassVar[str]
+    log_subdir: ClassVar[str]
+    output_subdir: ClassVar[str]
+    module: ClassVar[str]
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        self.cfg = cfg
+        self.work_dir = Path(cfg["work_dir"])
+
+    @property
+    def name(self) -> str:
+        return task_name(self.name_prefix, self.cfg)
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs that the task would like to have."""
+        return 0
+
+    def get_command(self, cfg_path: Path | str, template: str = "{task_cmd}") -> str:
+        """A shell command; ``template`` has ``{task_cmd}`` where it goes (``srun ... {task_cmd}``)."""
+        command = shlex.join([sys.executable, "-m", self.module, str(cfg_path)])
+        return template.replace("{task_cmd}", command)
+
+    def get_log_path(self, file_extension: str = "out") -> Path:
+        """One a task, called after its first dataset."""
+        model, dataset = next(pairs(self.cfg))
+        path = output_path(self.work_dir / self.log_subdir, model, dataset)
+        return path.with_name(f"{path.stem}.{file_extension}")
+
+    def get_output_paths(self) -> list[Path]:
+        return [output_path(self.work_dir / self.output_subdir, *pair) for pair in pairs(self.cfg)]
+
+    def run(self) -> int:
+        """Do all datasets; the exit status. Failures are logged, with the last line naming what failed."""
+        status = 0
+        for model, dataset in pairs(self.cfg):
+            try:
+                self._do(model, with_model_defaults(dataset, model))
+            except (ValueError, OSError) as error:
+                status = status or BAD_INPUT
+                logger.error("%s/%s: %s", model_abbr(model), dataset["abbr"], error, exc_info=_unexpected(error))
+            except Exception as error:
+                status = 1
+                logger.exception("%s/%s: %s: %s", model_abbr(model), dataset["abbr"], type(error).__name__, error)
+        self._close()
+        return status
+
+    def _do(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _close(self) -> None:
+        """Let go of what was loaded."""
+
+
+class OpenICLInferTask(Task):
+    """Predictions of one model on some datasets. The model is loaded when the first dataset's data is known good."""
+
+    name_prefix = "OpenICLInfer"
+    log_subdir = "logs/infer"
+    output_subdir = "predictions"
+    module = "autoeval.tasks.openicl_infer"
+
+    def __init__(self, cfg: Mapping[str, Any]) -> None:
+        super().__init__(cfg)
+        self._model: Any = None
+
+    @property
+    def num_gpus(self) -> int:
+        model = self.cfg["models"][0]
+        return int((model.get("run_cfg") or {}).get("num_gpus", 0 if kind_of(model) == SERVER else 1))
+
+    def _do(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+        path = output_path(self.work_dir / self.output_subdir, model, dataset)
+        unfinished = unfinished_path(path)
+        task = load_task(dataset, self.cfg)
+        expected = origins(task, model_identity(model))
+        records: list[Record] = []
+        for there in (path, unfinished):
+            if there.exists():
+                records = read_records(there)
+                check_records(there, records, expected)
+                logger.info("%s: %d of %d items are in %s", dataset["abbr"], len(records), len(expected), there)
+                break
+        if len(records) < len(expected) and self._model is None:
+            self._model = build_model(model)
+        ranks = class_name(task.infer_cfg["inferencer"]["type"]) != "GenInferencer"
+        chunk, saved = CHUNK_RANKED if ranks else CHUNK_GENERATED, 0.0
+        while len(records) < len(expected):
+            start = len(records)
+            made = infer_samples(task, self._model, task.samples[start : start + chunk])
+            records += [{**record, "made_from": expected[start + i]} for i, record in enumerate(made)]
+            logger.info("%s: %d of %d items", dataset["abbr"], len(records), len(expected))
+            if len(records) < len(expected) and time.monotonic() - saved > SAVE_SECONDS:
+                _write(unfinished, records)
+                saved = time.monotonic()
+        _write(path, records)
+        unfinished.unlink(missing_ok=True)
+
+    def _close(self) -> None:
+        if self._model is not None:
+            self._model.unload()
+            self._model = None
+
+
+class OpenICLEvalTask(Task):
+    """Scores from predictions. Needs no model and no GPU."""
+
+    name_prefix = "OpenICLEval"
+    log_subdir = "logs/eval"
+    output_subdir = "results"
+    module = "autoeval.tasks.openicl_eval"
+
+    def _do(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
+        task = load_task(dataset, self.cfg)
+        predictions = self.work_dir / OpenICLInferTask.output_subdir
+        digest = prediction_digest(predictions, model, dataset)  # before reading: a change meanwhile shows later
+        records = merged_records(predictions, model, dataset, origins(task, model_identity(model)))
+        result = evaluate(task, records, predictions=digest, details=bool(self.cfg.get("dump_details")))
+        write_json(output_path(self.work_dir / self.output_subdir, model, dataset), result)
+        logger.info("%s: %s", dataset["abbr"], {k: v for k, v in result.items() if isinstance(v, (int, float))})
+
+
+TASKS: dict[str, type[Task]] = {"OpenICLInferTask": OpenICLInferTask, "OpenICLEvalTask": OpenICLEvalTask}
+
+
+def _write(path: Path, records: list[Record]) -> None:
+    write_json(path, {str(number): record for number, record in enumerate(records)})
+
+
+def _unexpected(error: Exception) -> bool:
+    """Whether the traceback helps: a message of ours says it all."""
+    return type(error) not in (ValueError, FileNotFoundError) and not type(error).__module__.startswith("autoeval")
+
+
+def _end_with_input() -> None:
+    """End this process when the runner has gone: what is on disk is whole."""
+    with contextlib.suppress(OSError):
+        while os.read(0, 4096):  # not sys.stdin: its lock would be held when the interpreter ends
+            pass
+    os._exit(1)
+
+
+def main(task_type: type[Task], arguments: list[str]) -> int:
+    """One task from its configuration file (JSON)."""
+    if len(arguments) != 1:
+        print(f"usage: python -m {task_type.module} CONFIG.json", file=sys.stderr)
+        return BAD_INPUT
+    logging.basicConfig(
+        level=os.environ.get("AUTOEVAL_LOG_LEVEL", "INFO"),
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+    )
+    if os.environ.get("AUTOEVAL_ENDS_WITH_INPUT"):
+        threading.Thread(target=_end_with_input, daemon=True).start()
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        os.environ.setdefault(name, "1")
+    try:
+        cfg = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        print(f"{arguments[0]}: cannot be read: {error}", file=sys.stderr)
+        return BAD_INPUT
+    return task_type(cfg).run()
