@@ -14,6 +14,13 @@ from typing import Any, Literal
 
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
 
+# What DCP and Megatron pickle there: packages, and single names of the standard library.
+_NAMES = frozenset(
+    {"torch", "megatron", "numpy", "nvidia_resiliency_ext", "pathlib"}
+    | {"collections.OrderedDict", "collections.defaultdict", "copyreg._reconstructor", "_codecs.encode"}
+    | {f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "frozenset", "slice", "object", "bytearray")}
+)
+
 
 class DcpMetadataError(ValueError):
     """The file is not the metadata of a DCP checkpoint: torn, of another kind, or not to be trusted."""
@@ -74,7 +81,7 @@ def read_dcp_metadata(path: Path | str) -> DcpMetadata:
 def parse_dcp_metadata(content: bytes, *, name: str = ".metadata") -> DcpMetadata:
     """``read_dcp_metadata`` of bytes; ``name`` is for error messages."""
     try:
-        root = load_inert(content)
+        root = load_inert(content, names=_NAMES)
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise DcpMetadataError(f"{name}: not a readable pickle ({type(error).__name__}: {error})") from error
     try:

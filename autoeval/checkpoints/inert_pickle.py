@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import io
 import pickle
+from collections.abc import Container
 from typing import Any
 
 
-def load_inert(content: bytes, *, tensors: bool = False) -> Any:
+def load_inert(content: bytes, *, tensors: bool = False, names: Container[str] | None = None) -> Any:
     """Objects of ``content`` with ``Inert`` in place of instances, and subclasses of ``Inert`` in place of classes.
 
     With ``tensors`` the persistent identifiers with which ``torch.save`` refers to storages become ``None``; without,
-    they are refused. Raises what a damaged pickle makes ``pickle`` raise, which can be nearly anything.
+    they are refused. ``names`` are the top-level packages, or whole names, that the pickle may mention (None: any,
+    they all are inert). Raises what a damaged pickle makes ``pickle`` raise, which can be nearly anything.
     """
     unpickler = _InertUnpickler(io.BytesIO(content))
-    unpickler.tensors = tensors
+    unpickler.tensors, unpickler.names = tensors, names
     return unpickler.load()
 
 
@@ -62,6 +64,7 @@ def _forget(_self: Any, _state: Any) -> None:
 
 class _InertUnpickler(pickle.Unpickler):
     tensors = False
+    names: Container[str] | None = None
 
     def __init__(self, stream: io.BytesIO):
         super().__init__(stream)
@@ -75,6 +78,8 @@ class _InertUnpickler(pickle.Unpickler):
         key = (module, name)
         if key not in self._classes:
             qualified = f"{module}.{name}"
+            if self.names is not None and module.partition(".")[0] not in self.names and qualified not in self.names:
+                raise pickle.UnpicklingError(f"refused, because it names {qualified}; nothing of it was run")
             self._classes[key] = type("Inert", (Inert,), {"__slots__": (), "qualified_name": qualified})
         return self._classes[key]
 

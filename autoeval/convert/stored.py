@@ -36,9 +36,10 @@ class Stored:
 
         if not isinstance(loaded, torch.Tensor):
             raise ConversionError(f"{file}: {name} is {type(loaded).__name__}, expected a tensor")
-        offset = getattr(loaded.untyped_storage(), "_checkpoint_offset", None)
-        if loaded.device.type != "meta" or offset is None or loaded.layout != torch.strided:
-            raise ConversionError(f"{file}: {name} is not a plain tensor ({loaded.layout} on {loaded.device})")
+        strided = loaded.layout == torch.strided and loaded.device.type == "meta" and not loaded.is_quantized
+        offset = getattr(loaded.untyped_storage(), "_checkpoint_offset", None) if strided else None
+        if offset is None:
+            raise ConversionError(f"{file}: {name} is not a plain tensor with its bytes in this file")
         return cls(file, blob + offset, loaded.detach())
 
     @property
