@@ -132,6 +132,7 @@ def _charts(
             {
                 "title": key,
                 "note": "" if rows[0].higher_is_better else "lower is better",
+                "unit": _unit(rows),
                 "main": key in first,
                 "wide": False,
                 "chance": chance,
@@ -141,6 +142,10 @@ def _charts(
             }
         )
     return charts
+
+
+def _unit(rows: Sequence[ScoreRow]) -> str:
+    return f"{rows[0].metric}, 0 to 1" if all(0.0 <= row.value <= 1.0 for row in rows) else rows[0].metric
 
 
 def _summary(title: str, value: float, iteration: int | None) -> str:
@@ -186,6 +191,7 @@ def _average_chart(every: Sequence[LeaderboardRow], models: Sequence[str]) -> di
     return {
         "title": f"Average of {count} tasks",
         "note": "corrected for chance: 0 is guessing, 1 is perfect",
+        "unit": "score, 0 to 1",
         "main": True,
         "wide": True,
         "chance": None,

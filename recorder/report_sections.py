@@ -87,7 +87,7 @@ def _newest(newest: int | None, verdict: Verdict | None) -> str:
     if difference.verdict == "cannot tell":
         return (
             f'Newest: iteration {newest:,} – <span class="badge">cannot tell</span> from {verdict.old_iteration:,} '
-            f"({change}; a change below {difference.detectable * 100:.1f} points would likely be missed)."
+            f"({change}; a change below {difference.detectable * 100:.1f} would likely be missed)."
         )
     return (
         f'Newest: iteration {newest:,} is <span class="badge">{difference.verdict}</span> than '
@@ -100,9 +100,15 @@ def breakable(text: str) -> str:
     return re.sub(r"([_.-])(?=\w)", r"\1<wbr>", escape(text, quote=False))
 
 
+def _two_lines(text: str) -> str:
+    """``<task>.<metric>``: the metric smaller on a line of its own."""
+    task, dot, metric = text.rpartition(".")
+    return f"{breakable(task)} <span class=pm>{breakable(metric)}</span>" if dot else breakable(text)
+
+
 def points(difference: Difference) -> str:
-    """``+3.2 points (95 %: +1.1 to +5.3)``: percentage points of a score in [0, 1]."""
-    return f"{difference.value * 100:+.1f} points (95 %: {difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
+    """``+3.2 percentage points (95 %: +1.1 to +5.3)`` of a score in [0, 1]."""
+    return f"{difference.value * 100:+.1f} percentage points (95 %: {difference.low * 100:+.1f} to {difference.high * 100:+.1f})"
 
 
 def _best(best: LeaderboardRow | None, newest: int | None) -> str:
@@ -140,7 +146,7 @@ def _by_task(verdict: Verdict) -> str:
         f"<details><summary>Task by task: {verdict.new_iteration:,} against {verdict.old_iteration:,}</summary>"
         '<div class="scroll" tabindex=0 role=region aria-label="Comparison by task"><table><thead><tr>'
         f"<th scope=col class=t>task</th><th scope=col>{verdict.old_iteration:,}</th>"
-        f"<th scope=col>{verdict.new_iteration:,}</th><th scope=col>points (95 %)</th><th scope=col>items</th>"
+        f"<th scope=col>{verdict.new_iteration:,}</th><th scope=col>percentage points (95 %)</th><th scope=col>items</th>"
         f"<th scope=col class=t>verdict</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="quiet">Verdicts are corrected for the number of tasks (Holm): all of them together err in one case of '
         "twenty at most. Each interval is its task's own.</p>"
@@ -153,8 +159,8 @@ def leaderboard_table(rows: Sequence[LeaderboardRow], columns: Sequence[str], so
     if not rows:
         return '<p class="quiet">No score yet.</p>'
     widest = max([(row.score or 0.0) + Z95 * (row.stderr or 0.0) for row in rows] + [1e-9])
-    heads = ["rank", "model", "score ± 95 %", "", "iteration", "tokens (B)", *columns]
-    head = "".join(f"<th scope=col{' class=t' if text == 'model' else ''}>{breakable(text)}</th>" for text in heads)
+    heads = ["rank", "model", "score.± 95 %", "", "iteration", "tokens.billions", *columns]
+    head = "".join(f"<th scope=col{' class=t' if text == 'model' else ''}>{_two_lines(text)}</th>" for text in heads)
     return (
         '<div class="card scroll" tabindex=0 role=region aria-label="Leaderboard"><table class="sortable"><thead><tr>'
         f"{head}</tr></thead><tbody>{''.join(_leaderboard_row(row, columns, sources, widest) for row in rows)}"

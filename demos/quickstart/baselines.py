@@ -31,6 +31,7 @@ from autoeval.models.requests import (  # noqa: E402
 from demos.quickstart.language import END_OF_TEXT, write_language  # noqa: E402
 from demos.quickstart.train import encode_corpus  # noqa: E402
 from recorder.files import write_atomic  # noqa: E402
+from recorder.statistics import with_spread  # noqa: E402
 
 ORDERS = (1, 3)
 WEIGHT = 0.9  # of the longest context seen; the rest goes to the shorter one (Jelinek and Mercer's interpolation)
@@ -161,8 +162,9 @@ def _values(scores: Sequence[Any]) -> dict[str, float]:
     values = {}
     for score in scores:
         values[score.metric] = round(score.value, 4)
-        if score.stderr is not None:
-            values[f"{score.metric}_stderr"] = round(score.stderr, 4)
+        stderr = with_spread(score.value, score.stderr, score.n)
+        if stderr is not None:
+            values[f"{score.metric}_stderr"] = round(stderr, 4)
     return values
 
 

@@ -38,36 +38,48 @@
     });
   }
 
-  function levels(chart, span) {
-    const lines = chart.baselines.map((b) => ({ value: b.value, text: plain(b.name), dash: "dash", tint: colour("--dash") }));
-    if (chart.chance !== null) lines.push({ value: chart.chance, text: "chance", dash: "dot", tint: colour("--quiet") });
+  const MARGIN = { l: 48, t: 12, b: 40 }, LABEL = 13;  // pixels; the height of a label
+
+  // Baselines and chance: a line each, named in the right margin, where no curve is; names are moved apart.
+  function levels(chart, low, high, height) {
+    const lines = chart.baselines.map((b) => ({ value: b.value, name: b.name, dash: "dash", tint: colour("--dash") }));
+    if (chart.chance !== null) lines.push({ value: chart.chance, name: "chance", dash: "dot", tint: colour("--quiet") });
     lines.sort((a, b) => a.value - b.value);
-    let left = false, previous = -Infinity;
-    return lines.map((line) => {
-      left = line.value - previous < span * 0.09 && !left;  // two labels one above the other would not be readable
-      previous = line.value;
-      return {
+    const place = (value) => (value - low) / (high - low) * height;
+    let bottom = -Infinity;
+    for (const line of lines) bottom = line.at = Math.max(place(line.value), bottom + LABEL);
+    let top = height;
+    for (const line of [...lines].reverse()) top = line.at = Math.min(line.at, top - LABEL);
+    const short = (name) => name.length > 18 ? name.slice(0, 17) + "…" : name;
+    return {
+      shapes: lines.map((line) => ({
         type: "line", xref: "paper", x0: 0, x1: 1, yref: "y", y0: line.value, y1: line.value, layer: "below",
         line: { color: line.tint, width: 1.4, dash: line.dash },
-        label: { text: line.text, textposition: left ? "start" : "end", yanchor: "bottom", padding: 1,
-          font: { size: 11, color: colour("--quiet") } },
-      };
-    });
+      })),
+      annotations: lines.filter((line) => line.at > -LABEL).map((line) => ({
+        text: plain(short(line.name)), hovertext: plain(line.name) + ": " + number(line.value), showarrow: false,
+        xref: "paper", x: 1, xanchor: "left", xshift: 3, yref: "paper", y: line.at / height, yanchor: "middle",
+        font: { size: 11, color: colour("--quiet") },
+      })),
+      room: Math.max(14, ...lines.map((line) => 14 + 6.3 * short(line.name).length)),
+    };
   }
 
-  function layout(chart) {
+  function layout(chart, plot) {
     const all = chart.series.flatMap((s) => s.value.concat(s.low, s.high))
       .concat(chart.baselines.map((b) => b.value), chart.chance).filter((v) => v !== null);
-    const low = Math.min(...all), high = Math.max(...all), span = high - low || Math.abs(high) || 1, room = span * 0.09;
-    const shapes = levels(chart, span);
+    const low = Math.min(...all), high = Math.max(...all), span = high - low || Math.abs(high) || 1, room = span * 0.06;
+    const named = levels(chart, low - room, high + room, plot.clientHeight - MARGIN.t - MARGIN.b);
     const axis = { gridcolor: colour("--grid"), linecolor: colour("--line"), zeroline: false, automargin: true, tickfont: { size: 11 } };
+    const title = (text) => ({ text, font: { size: 11 }, standoff: 6 });
     return {
-      margin: { l: 44, r: 14, t: 12, b: 36 }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      margin: { ...MARGIN, r: named.room }, paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { family: getComputedStyle(document.body).fontFamily, color: colour("--ink"), size: 12 },
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
-      xaxis: { ...axis, nticks: 6, title: { text: state.x === "tokens" ? "tokens (billions)" : "iteration", font: { size: 11 }, standoff: 6 } },
-      yaxis: { ...axis, range: [low - room, high + room], nticks: 6 },
-      showlegend: many && (chart.wide || !report.charts.some((one) => one.wide)), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 }, shapes, dragmode: false,
+      xaxis: { ...axis, nticks: 6, title: title(state.x === "tokens" ? "tokens (billions)" : "iteration") },
+      yaxis: { ...axis, range: [low - room, high + room], nticks: 6, title: title(chart.unit) },
+      showlegend: many && (chart.wide || !report.charts.some((one) => one.wide)), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      shapes: named.shapes, annotations: named.annotations, dragmode: false,
     };
   }
 
@@ -87,7 +99,7 @@
   function draw(entry) {
     if (!entry.stale || entry.card.hidden) return;
     entry.stale = false;
-    Plotly.react(entry.plot, traces(entry.chart), layout(entry.chart), config);
+    Plotly.react(entry.plot, traces(entry.chart), layout(entry.chart, entry.plot), config);
   }
   const watcher = new IntersectionObserver((found) => {
     for (const one of found) {
@@ -100,8 +112,10 @@
 
   function refresh() {
     let shown = 0;
+    for (const entry of cards) entry.card.hidden = !(entry.chart.main || state.all);
+    const small = cards.filter((entry) => !entry.card.hidden && !entry.chart.wide).length;
+    grid.classList.toggle("pairs", small === 2 || small === 4);  // no gap beside a last one
     for (const entry of cards) {
-      entry.card.hidden = !(entry.chart.main || state.all);
       entry.stale = true;
       if (!entry.card.hidden && (entry.seen || shown++ < 24)) { entry.seen = true; draw(entry); }
     }

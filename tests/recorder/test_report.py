@@ -19,6 +19,7 @@ from recorder.baselines import Baseline
 from recorder.ledger import Ledger
 from recorder.report import build_report
 from recorder.results import CheckpointRef, Item, Score, TaskResult
+from recorder.verdict import newest_verdict
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 BASELINES = [
@@ -71,9 +72,15 @@ def build(ledger: Ledger, baselines: list[Baseline] | None = None) -> str:
 @pytest.mark.parametrize(
     ("levels", "expected"),
     [
-        ((0.3, 0.5), r"iteration 2,000 is better than 1,000 by \+20\.0 points \(95 %: \+1\d\.\d to \+2\d\.\d\)"),
-        ((0.5, 0.3), r"iteration 2,000 is worse than 1,000 by -20\.0 points"),
-        ((0.5, 0.505), r"iteration 2,000 – cannot tell from 1,000 \(\+0\.5 points .* would likely be missed"),
+        (
+            (0.3, 0.5),
+            r"iteration 2,000 is better than 1,000 by \+20\.0 percentage points \(95 %: \+1\d\.\d to \+2\d\.\d\)",
+        ),
+        ((0.5, 0.3), r"iteration 2,000 is worse than 1,000 by -20\.0 percentage points"),
+        (
+            (0.5, 0.505),
+            r"iteration 2,000 – cannot tell from 1,000 \(\+0\.5 percentage points .* would likely be missed",
+        ),
         ((0.5,), r"iteration 1,000; there is no earlier checkpoint to compare it with"),
     ],
 )
@@ -83,6 +90,27 @@ def test_the_first_sentence_says_better_worse_or_cannot_tell(ledger: Ledger, lev
     assert re.search(expected, glance), glance
     assert "No failures." in glance
     assert f"all {len(levels)} checkpoints evaluated" in glance
+
+
+def test_one_task_of_many_is_not_called_better_for_what_chance_does_to_one_in_twenty(ledger: Ledger) -> None:
+    """Nine up and one down of 100 would be something (p = 0.02) if it were the only task that was looked at."""
+    verdicts = []
+    for tasks in (1, 10):
+        for step in (1, 2):
+            ref = CheckpointRef(f"gpt-{tasks}", step * 1000, f"f{step}", "/checkpoints")
+            ledger.note_checkpoint(ref, "recorded")
+            for number in range(tasks):
+                changed = {f"i{i}": float(i < 9 if step == 2 else i == 9) for i in range(10 if number == 0 else 0)}
+                outcomes = {f"i{i}": float(i % 2) for i in range(100)} | changed
+                value = sum(outcomes.values()) / 100
+                items = tuple(Item(key, "acc", outcome) for key, outcome in outcomes.items())
+                score = Score("acc", value, math.sqrt(value * (1 - value) / 100), 100)
+                ledger.ingest(TaskResult(ref, f"task{number}", "v1", "icl", (score,), items))
+        verdict = newest_verdict(ledger, ledger.scores(), f"gpt-{tasks}")
+        assert verdict is not None and verdict.tasks[0].difference.low > 0
+        verdicts.append(verdict.tasks[0].difference.verdict)
+    assert verdicts == ["better", "cannot tell"]
+    assert "corrected for the number of tasks (Holm)" in text_of(build(ledger), "glance")
 
 
 def test_failures_are_said_first_and_shown_with_their_log(ledger: Ledger) -> None:
