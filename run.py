@@ -69,6 +69,9 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--dry-run", action="store_true", help="print the tasks, commands and cost; run nothing")
     group.add_argument("--dump-eval-details", action="store_true", help="prompts and answers in the results too")
+    group.add_argument(
+        "--allow-code-execution", action="store_true", help="let HumanEval run what the model wrote, isolated"
+    )
     group.add_argument("--max-num-workers", type=_positive, metavar="N", help="tasks at once (default: 1)")
     group.add_argument("--max-workers-per-gpu", type=_positive, metavar="N", help="tasks on one GPU (default: 1)")
     group.add_argument("--max-partition-size", type=_positive, metavar="N", help="cut tasks by cost (SizePartitioner)")

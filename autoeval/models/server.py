@@ -51,7 +51,7 @@ class TextTokenizer:
         return "".join(map(chr, ids))
 
 
-class ServerModel:
+class CompletionsServer:
     """``LanguageModel`` over HTTP.
 
     ``base_url`` ends before ``/completions`` (``http://127.0.0.1:8000/v1``). ``max_seq_len`` counts tokens of
@@ -65,7 +65,6 @@ class ServerModel:
         *,
         base_url: str,
         key: str | None = None,
-        chat: bool = False,
         tokenizer_path: Path | str | None = None,
         max_seq_len: int | None = None,
         retry: int = 5,
@@ -75,11 +74,11 @@ class ServerModel:
     ) -> None:
         import requests
 
-        self.path, self.base_url, self.chat = path, base_url.rstrip("/"), chat
+        self.path, self.base_url = path, base_url.rstrip("/")
         self.max_seq_len = max_seq_len if max_seq_len and tokenizer_path else UNLIMITED
         self.cost = Cost()
         self.tokenizer: Any = TextTokenizer()
-        self._by_id = tokenizer_path is not None and not chat
+        self._by_id = tokenizer_path is not None
         if tokenizer_path is not None:
             from transformers import AutoTokenizer
 
@@ -101,8 +100,6 @@ class ServerModel:
 
     def loglikelihoods(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodResult]:
         """From the log-probabilities of the prompt. Raises ``ServerRefusal`` when the server gives none."""
-        if self.chat:
-            raise ServerRefusal(f"{self.base_url}: a chat server only generates; use a _gen dataset")
         return self._all(self._loglikelihood, requests)
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
@@ -165,28 +162,17 @@ class ServerModel:
         return list(ids) if self._by_id else self.tokenizer.decode(ids)
 
     def _generate(self, request: GenerationRequest) -> GenerationResult:
-        room = self.max_seq_len - request.max_new_tokens
-        excess = max(0, len(request.prompt) - room)
-        prompt = request.prompt[excess:]
-        body: dict[str, Any] = {"max_tokens": request.max_new_tokens, "temperature": request.temperature}
-        if request.temperature > 0:
-            body["top_p"] = request.top_p
-        if request.seed is not None:
-            body["seed"] = request.seed
-        if request.stop:
-            body["stop"] = list(request.stop[:_MAX_STOPS])
-        if self.chat:
-            text = self.tokenizer.decode(prompt, skip_special_tokens=True)
-            choice = self._post("/chat/completions", {"messages": [{"role": "user", "content": text}], **body})
-            answer = (choice.get("message") or {}).get("content") or ""
-        else:
-            choice = self._post("/completions", {"prompt": self._prompt(prompt), **body})
-            answer = choice.get("text") or ""
-        for stop in request.stop:
-            answer = answer.partition(stop)[0]
-        reason = "length" if choice.get("finish_reason") == "length" else "stop"
-        tokens = tuple(self.tokenizer(answer, add_special_tokens=False)["input_ids"])
-        return GenerationResult(answer, tokens, (), reason, excess)
+        excess = max(0, len(request.prompt) - (self.max_seq_len - request.max_new_tokens))
+        choice = self._post("/completions", {"prompt": self._prompt(request.prompt[excess:]), **_sampling(request)})
+        return self._generated(request, choice, choice.get("text"), excess)
+
+    def _generated(self, request: Any, choice: Mapping[str, Any], text: Any, excess: int) -> GenerationResult:
+        text = text or ""
+        ends = [place for place in map(text.find, request.stop) if place >= 0]
+        text = text[: min(ends, default=len(text))]
+        reason = "length" if choice.get("finish_reason") == "length" and not ends else "stop"
+        tokens = tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return GenerationResult(text, tokens, (), reason, excess)
 
     def _post(self, place: str, body: Mapping[str, Any]) -> dict[str, Any]:
         """The first choice of the answer, after as many tries as allowed."""
@@ -242,6 +228,34 @@ class ServerModel:
     def _masked(self, text: str) -> str:
         """Servers like to repeat the key they do not accept."""
         return text.replace(self._key, "***") if self._key else text
+
+
+class ChatServer(CompletionsServer):
+    """The same over ``/chat/completions``: it is asked with messages, and it does not rank."""
+
+    def loglikelihoods(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodResult]:
+        raise ServerRefusal(f"{self.base_url}: a chat server only generates; use a _gen dataset")
+
+    def generate_messages(self, requests: Sequence[Any]) -> list[GenerationResult]:
+        """As ``generate``, for requests with ``messages`` (role and content) in place of a prompt's tokens."""
+        return self._all(self._chat, requests)
+
+    def _chat(self, request: Any) -> GenerationResult:
+        choice = self._post(
+            "/chat/completions", {"messages": [dict(one) for one in request.messages], **_sampling(request)}
+        )
+        return self._generated(request, choice, (choice.get("message") or {}).get("content"), 0)
+
+
+def _sampling(request: Any) -> dict[str, Any]:
+    body: dict[str, Any] = {"max_tokens": request.max_new_tokens, "temperature": request.temperature}
+    if request.temperature > 0:
+        body["top_p"] = request.top_p
+    if request.seed is not None:
+        body["seed"] = request.seed
+    if request.stop:
+        body["stop"] = list(request.stop[:_MAX_STOPS])
+    return body
 
 
 def _retry_after(headers: Mapping[str, str], otherwise: float) -> float:

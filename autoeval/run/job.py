@@ -49,6 +49,7 @@ class Job:
     data_dir: Path
     limit: int | None
     dump_details: bool
+    allow_code_execution: bool = False
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
     lark_bot_url: str | None = field(default=None, repr=False)
 
@@ -59,6 +60,7 @@ class Job:
             "data_dir": str(self.data_dir),
             "limit": self.limit,
             "dump_details": self.dump_details,
+            "allow_code_execution": self.allow_code_execution,
         }
 
     def dump(self) -> str:
@@ -107,6 +109,7 @@ def read_job(options: argparse.Namespace) -> Job:
         data_dir=Path(options.data_dir).absolute(),
         limit=options.limit,
         dump_details=options.dump_eval_details,
+        allow_code_execution=options.allow_code_execution,
         secrets=secrets,
         lark_bot_url=config.get("lark_bot_url"),
     )
@@ -144,13 +147,11 @@ def plain(value: Any) -> Any:
 
 def job_dataset(file: Path, entry: Any) -> Options:
     """A configuration's dataset as jobs have it: checked, with ``config_file`` and ``test_range`` beside the rest."""
-    if isinstance(entry, dict) and isinstance(entry.get("reader_cfg"), dict):
-        reader = dict(entry["reader_cfg"])
-        chosen = reader.pop("test_range", None)
-        entry = {**entry, "reader_cfg": reader, **({"test_range": chosen} if chosen else {})}
-        entry.setdefault("abbr", dataset_abbr(entry))
-    own = {key: entry.pop(key) for key in ("config_file", "test_range") if isinstance(entry, dict) and key in entry}
-    return {**check_dataset(file, "datasets", entry).options, "config_file": str(file.absolute()), **own}
+    if not isinstance(entry, dict):
+        raise ValueError(f"{file}: datasets holds {entry!r}, expected dict(...)")
+    own = {key: entry[key] for key in ("config_file", "test_range") if key in entry}  # a job's dump has them
+    options = {"abbr": dataset_abbr(entry), **{key: value for key, value in entry.items() if key not in own}}
+    return {**check_dataset(file, "datasets", options).options, "config_file": str(file.absolute()), **own}
 
 
 def parse_options(pairs: Sequence[str] | None, flag: str) -> Options:
@@ -244,11 +245,11 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
 
 def _refuse_ranking_by_chat(models: Sequence[Options], datasets: Sequence[Options]) -> None:
     for model in models:
-        ranked = [dataset_abbr(one) for one in datasets if mode_of(one) in ("ppl", "ll", "clp", "pplonly")]
+        ranked = [dataset_abbr(one) for one in datasets if mode_of(one) != "gen"]
         if generates_only(model) and ranked:
             raise ValueError(
                 f"model '{model_abbr(model)}' only generates, but {', '.join(ranked)} rank likelihoods: "
-                "take their _gen datasets, or a base model (--hf-type base)"
+                "take their _gen datasets, or a server of completions (OpenAICompletions)"
             )
 
 

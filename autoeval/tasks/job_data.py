@@ -1,24 +1,23 @@
 """A dataset as a job's configuration has it: the rows of ``test_range``, and where its file was.
 
 In a job a dataset is the configuration's plain dictionary with two keys more: ``config_file`` (paths are looked up
-beside it) and ``test_range`` (``"[0:100]"``, slices one after the other, as OpenCompass writes them).
+beside it) and, for a part, ``test_range``: slices like ``"[0:100]"`` of the items that ``reader_cfg`` and ``--limit``
+leave.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.loaders import load_splits
-from autoeval.datasets.rows import Row, Source
+from autoeval.datasets.rows import Source, in_range, sliced
 from autoeval.tasks.configs import DatasetConfig
 from autoeval.tasks.icl import IclTask, load_icl_task
 
-_SLICE = re.compile(r"\[(-?\d*):(-?\d*)(?::(-?\d+))?\]")
 _OWN_KEYS = ("config_file", "test_range")
 _NOT_FOR_LOADERS = {*_OWN_KEYS, "abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg"}
 
@@ -50,18 +49,5 @@ def count_items(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> int:
     split = dataset["reader_cfg"].get("test_split", "test")
     if split not in splits:
         raise ValueError(f"{dataset['config_file']}: dataset '{dataset['abbr']}': there is no split '{split}'")
-    rows: Sequence[Row] = splits[split]
-    limit = job.get("limit")
-    return len(sliced(range(min(len(rows), limit) if limit else len(rows)), dataset.get("test_range", "")))
-
-
-def sliced(items: Sequence[Any], wanted: str) -> Sequence[Any]:
-    """``items[a:b][c:d]...``. Raises ``ValueError`` for anything but slices."""
-    at = 0
-    while at < len(wanted):
-        match = _SLICE.match(wanted, at)
-        if match is None:
-            raise ValueError(f"test_range {wanted!r}: expected slices like [0:100]")
-        items = items[slice(*(int(part) if part else None for part in match.groups()))]
-        at = match.end()
-    return items
+    there, limit = len(in_range(splits[split], dataset["reader_cfg"].get("test_range"))), job.get("limit")
+    return len(sliced(range(min(there, limit) if limit else there), dataset.get("test_range", "")))

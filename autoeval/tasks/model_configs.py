@@ -7,11 +7,13 @@ import logging
 import os
 import re
 from collections.abc import Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.names import class_name, look_up
 from autoeval.models.requests import LanguageModel
+from autoeval.openicl.styles import Style, build_style
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +42,8 @@ _KEYS = {
 }
 _MODEL_KWARGS = {"torch_dtype", "dtype", "device_map", "trust_remote_code", "low_cpu_mem_usage", "use_safetensors"}
 _TOKENIZER_KWARGS = {"padding_side", "truncation_side", "trust_remote_code", "use_fast", "padding", "truncation"}
-_GENERATION_KWARGS = {"do_sample", "temperature", "top_p"}
+_GENERATION_KWARGS = {"do_sample", "temperature", "top_p", "num_return_sequences"}
+_GENERATING = ("GenInferencer", "SCInferencer", "ChatInferencer")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 
 
@@ -50,8 +53,9 @@ def kind_of(model: Mapping[str, Any]) -> str:
 
 
 def generates_only(model: Mapping[str, Any]) -> bool:
+    """A chat server gives no log-probabilities of what it is sent."""
     kind = kind_of(model)
-    return kind == CHAT or (kind == SERVER and _is_chat(model))
+    return kind == SERVER and _is_chat(model)
 
 
 def check_model(model: Any, where: str) -> None:
@@ -112,37 +116,43 @@ def build_model(model: Mapping[str, Any]) -> LanguageModel:
         "tokenizer_path": directory("tokenizer_path") if kind != META else None,
         "peft_path": directory("peft_path"),
     }
-    if kind == CHAT:
-        from autoeval.models.chat import HuggingFaceChatModel
+    from autoeval.models.hf import HuggingFaceModel
 
-        loaded: Any = HuggingFaceChatModel(path, **options)
-    else:
-        from autoeval.models.hf import HuggingFaceModel
-
-        loaded = HuggingFaceModel(path, **options)
+    loaded = HuggingFaceModel(path, **options)
     if model.get("batch_size") and not model.get("batch_tokens"):
         loaded.batch_tokens = int(model["batch_size"]) * loaded.max_seq_len
     return loaded
+
+
+def style_of(model: Mapping[str, Any], loaded: LanguageModel | None = None) -> Style:
+    """How the model wants turns: its ``meta_template``, or a chat model's own template (of the ``loaded`` model).
+
+    Raises ``ValueError`` for a meta template of another shape and for a chat model without a chat template.
+    """
+    chat = kind_of(model) == CHAT and loaded is not None
+    return build_style(
+        model.get("meta_template"), tokenizer=loaded.tokenizer if loaded is not None else None, chat=chat
+    )
 
 
 def with_model_defaults(dataset: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
     """``dataset`` with what the model's configuration says about generation, where the dataset says nothing itself."""
     infer_cfg = dict(dataset["infer_cfg"])
     inferencer = dict(infer_cfg["inferencer"])
-    if class_name(inferencer.get("type", "")) != "GenInferencer":
-        return dict(dataset)
-    generation = model.get("generation_kwargs") or {}
-    for key in ("max_out_len", "min_out_len"):
+    eval_cfg = dict(dataset["eval_cfg"])
+    for pattern, postprocessor in (model.get("pred_postprocessor") or {}).items():
+        if fnmatch(str(dataset["abbr"]), pattern):
+            eval_cfg["pred_postprocessor"] = postprocessor
+    if class_name(inferencer.get("type", "")) not in _GENERATING:
+        return {**dataset, "eval_cfg": eval_cfg}
+    for key in ("max_out_len", "min_out_len", "generation_kwargs"):
         if model.get(key) is not None:
             inferencer.setdefault(key, model[key])
-    if generation.get("do_sample", "temperature" in generation):
-        inferencer.setdefault("temperature", generation.get("temperature", 1.0))
-        inferencer.setdefault("top_p", generation.get("top_p", 1.0))
     ends = [*(model.get("stop_words") or []), *([model["end_str"]] if model.get("end_str") else [])]
     if ends:
         own = inferencer.get("stop", ())
         inferencer["stop"] = list(dict.fromkeys([*([own] if isinstance(own, str) else own), *ends]))
-    return {**dataset, "infer_cfg": {**infer_cfg, "inferencer": inferencer}}
+    return {**dataset, "infer_cfg": {**infer_cfg, "inferencer": inferencer}, "eval_cfg": eval_cfg}
 
 
 def resolved(value: Any) -> Any:
@@ -159,7 +169,7 @@ def resolved(value: Any) -> Any:
 
 
 def _server(model: Mapping[str, Any]) -> LanguageModel:
-    from autoeval.models.server import ServerModel
+    from autoeval.models.server import ChatServer, CompletionsServer
 
     key = model.get("key") or model.get("api_key") or "ENV"
     if key == "ENV":  # as OpenCompass has it
@@ -167,11 +177,10 @@ def _server(model: Mapping[str, Any]) -> LanguageModel:
     options: dict[str, Any] = {
         name: model[name] for name in ("retry", "query_per_second", "max_workers", "timeout_seconds") if name in model
     }
-    return ServerModel(
+    return (ChatServer if _is_chat(model) else CompletionsServer)(
         str(model["path"]),
         base_url=str(resolved(_base_url(model))),
         key=resolved(key),
-        chat=_is_chat(model),
         tokenizer_path=model.get("tokenizer_path"),
         max_seq_len=model.get("max_seq_len"),
         **options,

@@ -23,10 +23,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from autoeval.datasets.names import class_name
+from autoeval.openicl.inferencers import build_inferencer
 from autoeval.tasks.icl import infer_samples
 from autoeval.tasks.job_data import load_task
-from autoeval.tasks.model_configs import SERVER, build_model, kind_of, with_model_defaults
+from autoeval.tasks.model_configs import SERVER, build_model, kind_of, style_of, with_model_defaults
 from autoeval.tasks.names import model_abbr, output_path, pairs, task_name
 from autoeval.tasks.results import evaluate, prediction_digest
 from autoeval.tasks.stored import (
@@ -139,11 +139,12 @@ class OpenICLInferTask(Task):
                 break
         if len(records) < len(expected) and self._model is None:
             self._model = build_model(model)
-        ranks = class_name(task.infer_cfg["inferencer"]["type"]) != "GenInferencer"
-        chunk, saved = CHUNK_RANKED if ranks else CHUNK_GENERATED, 0.0
+        style = style_of(model, self._model)
+        generates = build_inferencer(task.infer_cfg["inferencer"]).kind == "text"
+        chunk, saved = CHUNK_GENERATED if generates else CHUNK_RANKED, 0.0
         while len(records) < len(expected):
             start = len(records)
-            made = infer_samples(task, self._model, task.samples[start : start + chunk])
+            made = infer_samples(task, self._model, task.samples[start : start + chunk], style=style)
             records += [{**record, "made_from": expected[start + i]} for i, record in enumerate(made)]
             logger.info("%s: %d of %d items", dataset["abbr"], len(records), len(expected))
             if len(records) < len(expected) and time.monotonic() - saved > SAVE_SECONDS:
@@ -171,7 +172,14 @@ class OpenICLEvalTask(Task):
         predictions = self.work_dir / OpenICLInferTask.output_subdir
         digest = prediction_digest(predictions, model, dataset)  # before reading: a change meanwhile shows later
         records = merged_records(predictions, model, dataset, origins(task, model_identity(model)))
-        result = evaluate(task, records, predictions=digest, details=bool(self.cfg.get("dump_details")))
+        result = evaluate(
+            task,
+            records,
+            predictions=digest,
+            style=style_of(model),
+            details=bool(self.cfg.get("dump_details")),
+            allow_code_execution=bool(self.cfg.get("allow_code_execution")),
+        )
         write_json(output_path(self.work_dir / self.output_subdir, model, dataset), result)
         logger.info("%s: %s", dataset["abbr"], {k: v for k, v in result.items() if isinstance(v, (int, float))})
 

@@ -16,13 +16,15 @@ from typing import Any
 
 from autoeval.datasets.names import class_name
 from autoeval.openicl.postprocessors import build_postprocessor
+from autoeval.openicl.styles import Style
 from autoeval.tasks.icl import IclTask, evaluate_records
 from autoeval.tasks.names import output_path
 from autoeval.tasks.stored import prediction_files
 
 # Where OpenCompass's name for a metric is another one.
-_NAMES = {"acc": "accuracy"}
+_NAMES = {"acc": "accuracy", "acc_macro": "accuracy_macro"}
 _MODES = {"PPLInferencer": "ppl", "LLInferencer": "ll", "loglikelihood": "ll", "GenInferencer": "gen"}
+_MODES |= {"SCInferencer": "gen", "ChatInferencer": "gen", "PPLOnlyInferencer": "ppl"}
 NOT_METRICS = frozenset({"n", "mode", "version", "chance", "items", "details", "made_from"})
 
 
@@ -33,10 +35,16 @@ def mode_of(dataset: Mapping[str, Any]) -> str:
 
 
 def evaluate(
-    task: IclTask, records: Sequence[Mapping[str, Any]], *, predictions: str, details: bool = False
+    task: IclTask,
+    records: Sequence[Mapping[str, Any]],
+    *,
+    predictions: str,
+    style: Style,
+    details: bool = False,
+    allow_code_execution: bool = False,
 ) -> dict[str, Any]:
     """The result of ``records``, one a sample; ``predictions`` is ``prediction_digest``."""
-    scores, items = evaluate_records(task, records)
+    scores, items = evaluate_records(task, records, style=style, allow_code_execution=allow_code_execution)
     result: dict[str, Any] = {}
     for score in scores:
         scale, name = (100.0 if score.higher_is_better else 1.0), _NAMES.get(score.metric, score.metric)
@@ -47,8 +55,9 @@ def evaluate(
     for item in items:
         outcomes.setdefault(_NAMES.get(item.metric, item.metric), {})[item.key] = item.value
     result |= {"n": len(records), "mode": mode_of({"infer_cfg": task.infer_cfg}), "version": task.version}
-    if scores and scores[0].chance is not None:
-        result["chance"] = scores[0].chance * 100
+    chance = next((score.chance for score in scores if score.chance is not None), None)
+    if chance is not None:
+        result["chance"] = chance * 100
     result |= {"made_from": {"predictions": predictions, "version": task.version}, "items": outcomes}
     if details:
         result["details"] = _details(task, records, outcomes)
@@ -91,11 +100,11 @@ def _details(
     clean = build_postprocessor(task.eval_cfg.get("pred_postprocessor")) if generates else str
     details: dict[str, Any] = {"type": "GEN" if generates else "PPL"}
     for number, (sample, record) in enumerate(zip(task.samples, records, strict=True)):
-        answer = record["prediction"]
+        answer = record.get("prediction", "")
         details[str(number)] = {
             "prompt": record.get("origin_prompt") or _ranked_prompt(record),
             "origin_prediction": answer,
-            "predictions": [clean(one) for one in answer] if isinstance(answer, list) else clean(answer),
+            "predictions": [clean(str(one)) for one in answer] if isinstance(answer, list) else clean(str(answer)),
             "references": record.get("gold"),
             "outcomes": {metric: values[sample.key] for metric, values in outcomes.items() if sample.key in values},
         }
@@ -103,5 +112,5 @@ def _details(
 
 
 def _ranked_prompt(record: Mapping[str, Any]) -> str:
-    chosen = record.get(f"label: {record['prediction']}") or {}
+    chosen = record.get(f"label: {record.get('prediction')}") or {}
     return str(chosen.get("prompt") or f"{chosen.get('testing input', '')}{chosen.get('continuation', '')}")
