@@ -25,6 +25,7 @@ class _Row:
     request: GenerationRequest
     prompt: tuple[int, ...]
     truncated: int
+    ends: frozenset[int]  # tokens that end the text
     tokens: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     finish_reason: str = ""
@@ -80,7 +81,15 @@ def _row(model: Any, vocab_size: int, index: int, request: GenerationRequest) ->
         raise ValueError(f"temperature {request.temperature} and top_p {request.top_p}: expected >= 0, and in (0, 1]")
     excess = max(0, len(prompt) - room)
     model.cost.prompt_tokens += len(prompt) - excess
-    return _Row(index, request, prompt[excess:], excess)
+    return _Row(index, request, prompt[excess:], excess, model.stop_ids | _special(model.tokenizer, request.stop))
+
+
+def _special(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
+    """The ids of stop strings that are special tokens (``<|im_end|>``): decoding leaves these out of the text."""
+    if not stop:
+        return frozenset()
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    return frozenset(token for token, entry in added.items() if entry.special and entry.content in stop)
 
 
 def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
@@ -166,7 +175,7 @@ def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor) -> list[float]:
 def _append(model: Any, rows: Sequence[_Row], chosen: Sequence[int], logprobs: Sequence[float]) -> None:
     for row, token, logprob in zip(rows, chosen, logprobs, strict=True):
         model.cost.generated_tokens += 1
-        if token in model.stop_ids:
+        if token in row.ends:
             row.finish_reason = "stop"
             continue
         row.tokens.append(token)

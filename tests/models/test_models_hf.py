@@ -130,6 +130,27 @@ def test_stop_strings_end_the_text_and_are_not_part_of_it(model: HuggingFaceMode
         assert len(cut.tokens) == len(cut.token_logprobs)
 
 
+def test_a_stop_string_that_is_a_special_token_ends_the_text(model: HuggingFaceModel) -> None:
+    """Decoding leaves special tokens out, so in the text such a stop string is never found."""
+    prompt = (20, 30, 40)
+    kept, model.stop_ids = model.stop_ids, frozenset()
+    head = model.model.get_output_embeddings().weight
+    before = head.detach().clone()
+    special = model.tokenizer.convert_tokens_to_ids("<s>")
+    third = model.generate([GenerationRequest(prompt, 12)])[0].tokens[2]
+    try:
+        with torch.no_grad():
+            head[[special, third]] = head[[third, special]]  # the model now says <s> where it said that token
+        free = model.generate([GenerationRequest(prompt, 12)])[0]
+        ended = model.generate([GenerationRequest(prompt, 12, stop=("<s>",))])[0]
+    finally:
+        with torch.no_grad():
+            head.copy_(before)
+        model.stop_ids = kept
+    assert special in free.tokens and "<s>" not in free.text and free.finish_reason == "length"
+    assert ended.tokens == free.tokens[: free.tokens.index(special)] and ended.finish_reason == "stop"
+
+
 def test_end_of_text_ends_a_row_and_not_its_neighbours(model: HuggingFaceModel) -> None:
     prompt = (20, 30, 40)
     free = model.generate([GenerationRequest(prompt, 12)])[0]
