@@ -167,17 +167,12 @@ class LegacySource(LastRead):
 
     def _is_split_down_projection(self, name: str) -> bool:
         """Latent attention's down projections are split by the local layer spec, whole with Transformer Engine."""
-        if not name.endswith(("linear_q_down_proj.weight", "linear_kv_down_proj.weight")):
-            return False
-        whole = "q_lora_rank" if "linear_q_" in name else "kv_lora_rank"
-        rows = getattr(self.args, whole, None)
-        positions = getattr(self.args, "qk_pos_emb_head_dim", 0) if whole == "kv_lora_rank" else 0
-        shards = self._shards[name]
-        if type(rows) is not int or type(positions) is not int:
-            raise ConversionError(
-                f"{self.path}: the saved arguments have no {whole}, which decides how {name} is split"
-            )
-        return shards[0].shape[0] != rows + positions
+        latent, rows = self._model.latent, self._shards[name][0].shape[0]
+        if latent and name.endswith(".linear_q_down_proj.weight"):
+            return rows != latent.query_rank
+        if latent and name.endswith(".linear_kv_down_proj.weight"):
+            return rows != latent.key_value_rank + latent.rotary_size
+        return False
 
     def _reorder_qkv(self, name: str, shard: Tensor) -> Tensor:
         """Rows of versions 0 ([3, heads, size]) and 1 ([heads, size, 3]) as today's [heads, 3, size]."""
