@@ -90,7 +90,7 @@ def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]
 def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) -> int:
     from autoeval.daemon import Daemon
 
-    locks = {config.work_dir: WorkDirectoryLock(config.work_dir) for config in configs}
+    locks = {work_dir: WorkDirectoryLock(work_dir) for work_dir in {config.work_dir for config in configs}}
     handlers = [_log_to(work_dir / "logs" / "daemon.log") for work_dir in locks]
     try:
         tasks = [load_tasks_of(config, watch) for config in configs]

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import queue
 import shutil
 import signal
-import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,107 +16,9 @@ import pytest
 from autoeval.runners.local import LocalWorker
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
 from recorder.results import CheckpointRef
-from tests.tiny_models import save_tiny_model
+from tests.end_to_end.daemon_world import CONFIG, DATASET, deliver, run, scores, started, states, wait_for
 
 pytestmark = pytest.mark.slow
-
-HOME = Path(__file__).resolve().parents[2]
-
-DATASET = """
-two_datasets = [
-    dict(
-        abbr=name,
-        type='JsonlDataset',
-        path=r'{directory}/items.jsonl',
-        reader_cfg=dict(input_columns=['question', 'A', 'B'], output_column='answer'),
-        infer_cfg=dict(
-            prompt_template=dict(
-                type='PromptTemplate',
-                template={{'A': '{{question}} {{A}}', 'B': '{{question}} {{B}}'}},
-            ),
-            retriever=dict(type='ZeroRetriever'),
-            inferencer=dict(type='PPLInferencer'),
-        ),
-        eval_cfg=dict(evaluator=dict(type='AccEvaluator')),
-    )
-    for name in ('first', 'second')
-]
-"""
-
-CONFIG = """
-auto_eval:
-  project_name: tiny
-  model_name: tiny-gpt2
-  work_dir: out
-  huggingface: {checkpoint_path: checkpoints, token_per_iteration: 0.001}
-  icl: {datasets: [./two.py], data_dir: .}
-  wandb: {mode: offline}
-"""
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    directory = tmp_path_factory.mktemp("models")
-    for iteration in (100, 200, 300):
-        save_tiny_model(directory / f"checkpoint-{iteration}", seed=iteration)
-    return directory
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Path:
-    items = [
-        {"question": f"{a} + {b} =", "A": str(a + b), "B": str(a - b), "answer": "A"}
-        for a in range(10, 16)
-        for b in range(1, 6)
-    ]
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    (tmp_path / "two.py").write_text(DATASET.format(directory=tmp_path))
-    (tmp_path / "evaluator.yaml").write_text(CONFIG)
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path
-
-
-def command(project: Path, *flags: str) -> list[str]:
-    interval = ["--begin-iteration", "100", "--end-iteration", "300", "--iteration-interval", "100"]
-    config = str(project / "evaluator.yaml")
-    return [sys.executable, "evaluator.py", "--config", config, "--model-type", "huggingface", *interval, *flags]
-
-
-def run(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(project, *flags), cwd=HOME, capture_output=True, text=True, timeout=300, check=False)
-
-
-@contextlib.contextmanager
-def started(project: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command(project, *flags), cwd=HOME, stderr=subprocess.PIPE, text=True) as process:
-        try:
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
-
-
-def deliver(models: Path, project: Path, *iterations: int) -> None:
-    for iteration in iterations:
-        shutil.copytree(models / f"checkpoint-{iteration}", project / "checkpoints" / f"checkpoint-{iteration}")
-
-
-def scores(project: Path) -> list[tuple[object, ...]]:
-    with contextlib.closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
-        columns = "iteration, task, task_version, metric, value, stderr, n, tokens, superseded"
-        return connection.execute(f"SELECT {columns} FROM scores ORDER BY 1, 2, 4").fetchall()
-
-
-def states(project: Path) -> dict[int, str]:
-    with contextlib.closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
-        return dict(connection.execute("SELECT iteration, state FROM checkpoints").fetchall())
 
 
 def test_checkpoints_that_arrive_while_it_watches_are_evaluated_and_it_ends_by_itself(

@@ -1,0 +1,85 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.daemon_world import CONFIG, DATASET, HOME
+from tests.tiny_models import save_tiny_model, save_tiny_tokenizer
+
+MEGATRON_SAVES = """
+import sys, torch
+from autoeval.convert import megatron_cpu as cpu
+if __name__ == "__main__":
+    cpu.initialize()
+    for iteration in (100, 200, 300, 400):
+        arguments = cpu.gpt_args(padded_vocab_size=384, hidden_size=32)
+        torch.manual_seed(iteration)
+        model = cpu.build_gpt(arguments)
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+            if iteration == 400:
+                next(iter(model.parameters()))[3] = float("nan")
+        cpu.save_torch_dist(sys.argv[1] + "/torch_dist", iteration, model, arguments)
+        cpu.save_legacy(sys.argv[1] + "/torch", iteration, model, arguments)
+"""
+MEGATRON_CONFIG = """
+auto_eval:
+  project_name: tiny
+  model_name: tiny-gpt2
+  work_dir: out
+  megatron: {checkpoint_path: checkpoints, tokenizer_type: huggingface, tokenizer_path: tokenizer}
+  icl: {datasets: [./two.py], data_dir: .}
+  wandb: {mode: disabled}
+  order: oldest-first
+  model: {verify: never}
+"""
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    for iteration in (100, 200, 300, 400, 500):
+        save_tiny_model(directory / f"checkpoint-{iteration}", seed=iteration)
+    return directory
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    items = [
+        {"question": f"{a} + {b} =", "A": str(a + b), "B": str(a - b), "answer": "A"}
+        for a in range(10, 16)
+        for b in range(1, 6)
+    ]
+    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (tmp_path / "two.py").write_text(DATASET.format(directory=tmp_path))
+    (tmp_path / "evaluator.yaml").write_text(CONFIG)
+    (tmp_path / "checkpoints").mkdir()
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def megatron_saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``{torch_dist,torch}/iter_0000{100,200,300,400}``, each with weights of its own; those of 400 have NaNs."""
+    pytest.importorskip("megatron.core", reason="megatron-core writes the checkpoints of these tests")
+    directory = tmp_path_factory.mktemp("megatron")
+    script = directory / "save.py"
+    script.write_text(MEGATRON_SAVES)
+    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(script), str(directory)]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return directory
+
+
+@pytest.fixture
+def megatron_project(project: Path) -> Path:
+    """``project`` with a configuration for Megatron checkpoints. Nothing is in ``checkpoints`` yet."""
+    (project / "evaluator.yaml").write_text(MEGATRON_CONFIG)
+    save_tiny_tokenizer(project / "tokenizer")
+    return project
