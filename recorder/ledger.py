@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from recorder.ledger_schema import move_aside, open_database
+from recorder.ledger_schema import move_aside, newest_versions, open_database
 from recorder.results import CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
 
 logger = logging.getLogger(__name__)
@@ -130,14 +130,19 @@ class Ledger:
 
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction. Raises ``LedgerError`` when the file is locked for too long, full or read-only."""
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
             try:
-                yield self._connection
-                self._connection.execute("COMMIT")
-            except BaseException:
-                self._connection.execute("ROLLBACK")
-                raise
+                self._connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield self._connection
+                    self._connection.execute("COMMIT")
+                except BaseException:
+                    if self._connection.in_transaction:  # a full disk has rolled back already
+                        self._connection.execute("ROLLBACK")
+                    raise
+            except sqlite3.OperationalError as error:
+                raise LedgerError(f"{self.path}: {error}") from error
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
@@ -256,7 +261,9 @@ class Ledger:
         two versions don't belong on one curve.
         """
         conditions = [] if include_superseded else ["c.superseded = 0"]
-        conditions += [] if all_versions else [f"(c.model, r.task, r.task_version) IN ({_newest(include_superseded)})"]
+        conditions += (
+            [] if all_versions else [f"(c.model, r.task, r.task_version) IN ({newest_versions(include_superseded)})"]
+        )
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
         rows = self._rows(
             "SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, "
@@ -273,7 +280,7 @@ class Ledger:
             "SELECT c.iteration, r.task, i.metric, i.key, i.value FROM item_rows i JOIN result_rows r "
             "ON r.id = i.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id "
             "WHERE c.model = ? AND c.iteration = ? AND c.superseded = 0 "
-            f"AND (c.model, r.task, r.task_version) IN ({_newest(False)}) ORDER BY r.task, i.metric, i.key",
+            f"AND (c.model, r.task, r.task_version) IN ({newest_versions(False)}) ORDER BY r.task, i.metric, i.key",
             (model, iteration),
         )
         return [ItemRow(*row) for row in rows]
@@ -330,16 +337,6 @@ class Ledger:
             except LedgerError as error:
                 logger.warning("left out: %s", error)
         return taken_in
-
-
-def _newest(include_superseded: bool) -> str:
-    """The query of the (model, task, task_version) that were recorded last, one for each model and task."""
-    return (
-        "SELECT c2.model, r2.task, r2.task_version FROM result_rows r2 JOIN checkpoint_rows c2 "
-        "ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 "
-        f"ON c3.id = r3.checkpoint_id {'' if include_superseded else 'WHERE c3.superseded = 0 '}"
-        "GROUP BY c3.model, r3.task)"
-    )
 
 
 def _storable(text: str | None) -> str | None:

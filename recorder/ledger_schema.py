@@ -116,6 +116,16 @@ def open_database(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def newest_versions(include_superseded: bool) -> str:
+    """The query of the (model, task, task_version) that were recorded last, one for each model and task."""
+    return (
+        "SELECT c2.model, r2.task, r2.task_version FROM result_rows r2 JOIN checkpoint_rows c2 "
+        "ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 "
+        f"ON c3.id = r3.checkpoint_id {'' if include_superseded else 'WHERE c3.superseded = 0 '}"
+        "GROUP BY c3.model, r3.task)"
+    )
+
+
 def move_aside(path: Path) -> Path:
     """Rename a damaged database and its companions to ``<name>.corrupt-<time>``, and return that path."""
     aside = path.with_name(f"{path.name}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{time.time_ns() % 10**9:09d}")

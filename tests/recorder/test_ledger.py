@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
@@ -194,6 +195,18 @@ def test_who_only_shows_the_ledger_leaves_a_damaged_one_where_it_is(tmp_path: Pa
     with pytest.raises(LedgerError, match=r"ledger\.sqlite is damaged .*: start evaluator\.py again"):
         Ledger(path, repair=False)
     assert [file.name for file in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+def test_a_ledger_that_stays_locked_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recorder.ledger_schema.BUSY_SECONDS", 0.05)
+    ledger = Ledger(tmp_path / "ledger.sqlite")
+    with contextlib.closing(sqlite3.connect(ledger.path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(LedgerError, match=r"ledger\.sqlite: database is locked"):
+            ledger.note_checkpoint(save())
+    ledger.note_checkpoint(save())
+    assert len(ledger.checkpoints()) == 1
+    ledger.close()
 
 
 def test_an_error_that_names_a_file_in_no_encoding_is_kept(ledger: Ledger) -> None:
