@@ -65,9 +65,11 @@ class Stored:
         import torch
 
         described = f"{self.dtype} {self.shape} ".encode()
-        if not self.layout.is_contiguous():
-            return described + bytes(self.read().contiguous().view(-1).view(torch.uint8).tolist())
-        flat, count = self.view(lambda layout: layout.view(-1)), min(self.layout.numel(), 1024)
+        axes = sorted(range(self.layout.dim()), key=self.layout.stride, reverse=True)  # as the memory has them
+        ordered = self.view(lambda layout: layout.permute(axes))
+        if not ordered.layout.is_contiguous():
+            return described + ordered.read().view(-1).view(torch.uint8).numpy().tobytes()
+        flat, count = ordered.view(lambda layout: layout.view(-1)), min(self.layout.numel(), 1024)
         ends = (flat[:count], flat[flat.layout.numel() - count :])
         return described + b"".join(end.read().view(torch.uint8).numpy().tobytes() for end in ends)
 

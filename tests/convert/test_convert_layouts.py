@@ -186,6 +186,30 @@ def test_models_from_before_megatron_core(world: Path, tmp_path: Path, checksum:
     assert checksum(source) == checksum(world / case / "legacy" / ITERATION)
 
 
+@pytest.mark.parametrize("tensor", [1, 2])
+@pytest.mark.parametrize("version", [None, 0, 1.0, 2.0])
+def test_the_order_of_queries_keys_and_values(world: Path, tmp_path: Path, version: float | None, tensor: int) -> None:
+    """Rows of a rank's linear_qkv are [3, heads, size] without a checkpoint_version, [heads, size, 3] in 1, then
+    [heads, 3, size]."""
+    heads, size = 4 // tensor, 16
+
+    def reorder(model: legacy_variants.Model) -> legacy_variants.Model:
+        for name, value in model.items():
+            if "linear_qkv." in name and (version or 0) < 2:
+                rows = value.view(heads, 3, size, *value.shape[1:])
+                rows = rows.transpose(1, 2) if version == 1.0 else rows.transpose(0, 1)
+                model[name] = rows.reshape(value.shape).clone()
+        return model
+
+    saved = legacy_variants.load(world / "gpt2")
+    source = legacy_variants.write(tmp_path / ITERATION, saved, tensor=tensor, change=reorder)
+    for file in source.rglob("*.pt"):
+        state = torch.load(file, weights_only=False)
+        state["checkpoint_version"] = version
+        torch.save({key: value for key, value in state.items() if value is not None}, file)
+    assert_same(open_source(source), plain(world, "gpt2"))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_weights_stored_in_half_precision(world: Path, tmp_path: Path, checksum: Any, dtype: str) -> None:
     saved = legacy_variants.load(world / "llama")
@@ -303,7 +327,7 @@ def test_a_run_config_that_means_more_is_refused(
         open_source(source)
 
 
-@pytest.mark.parametrize("variant", ["legacy", "optimizer", "stacked"])
+@pytest.mark.parametrize("variant", ["legacy", "optimizer", "stacked", "all layers in one item"])
 def test_only_the_models_bytes_are_read_and_once(
     world: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variant: str
 ) -> None:
@@ -319,7 +343,8 @@ def test_only_the_models_bytes_are_read_and_once(
         return count
 
     monkeypatch.setattr(os, "preadv", preadv)
-    source = open_source(world / "llama" / variant / ITERATION)
+    path = world / "llama" / variant / ITERATION
+    source = open_source(path if path.exists() else stored_by_dcp(world, tmp_path / ITERATION))
     for name in sorted(source.names()):
         for _part in range(3):
             source.tensor(name)
