@@ -93,6 +93,8 @@ def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
         size = sizes[file][0]
         if size < least:
             raise NotWholeError(f"{file} has {size} bytes, .metadata says at least {least}")
+    if "common.pt" in sizes:
+        _check_zip(directory / "common.pt", *sizes["common.pt"])
     _check_integrity(directory, sizes)
     if "train_state.pt" in sizes and "run_config.yaml" not in sizes:
         raise MissingError("run_config.yaml is not there yet, which Megatron-Bridge writes after its train_state.pt")

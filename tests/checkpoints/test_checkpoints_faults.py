@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -185,3 +186,51 @@ def test_settle_times_are_checked(name: str) -> None:
     for wrong in (-1.0, float("nan")):
         with pytest.raises(ValueError, match=name):
             SettleTimes(**{name: wrong})
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if not name.startswith("huggingface_bin")])
+def test_a_file_that_lost_its_end_is_found_whatever_the_times_say(layout: str, tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves(layout)
+    for name in save.weights:
+        directory = put(save, tmp_path, 4, age=1000.0)
+        assert len(look(tmp_path, model_type=save.model_type).complete) == 1
+        times = (directory / name).stat()
+        with (directory / name).open("rb+") as stream:
+            stream.truncate(times.st_size - 1)
+        os.utime(directory / name, ns=(times.st_atime_ns, times.st_mtime_ns))
+        never_complete(tmp_path, save, f"{name} lacks its last byte")
+
+
+def test_a_legacy_save_in_place_soon_after_the_old_one(tmp_path: Path, saves: Saves) -> None:
+    """The old tracker tells which of the whole rank files are old; a tracker after all of them ends the save."""
+    old, new = saves("torch_tp2_pp2_vpp2")
+    directory = put(old, tmp_path, 4, age=100.0)
+    for name in sorted(new.weights):
+        write(directory / name, new.files[name], 2.0)
+        if name != max(new.weights):
+            never_complete(tmp_path, old, name)
+    assert look(tmp_path).complete == ()
+    assert len(look(tmp_path, seconds_later=59.0).complete) == 1  # all of the new save, the tracker never came
+
+
+def test_megatron_bridge_writes_its_configuration_after_the_tracker(tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves("bridge")
+    directory = put(save, tmp_path, 4, age=2.0)
+    (directory / "run_config.yaml").unlink()
+    never_complete(tmp_path, save, "no run_config.yaml")
+    write(directory / "run_config.yaml", b"model:\n", 0.0)
+    assert look(tmp_path).complete == ()
+    assert len(look(tmp_path, seconds_later=0.6).complete) == 1
+
+
+def test_a_hugging_face_directory_that_is_saved_again_begins_with_its_configuration(
+    tmp_path: Path, saves: Saves
+) -> None:
+    """The old weights stay whole while the new ones are gathered from the ranks, which can take a while."""
+    save, _ = saves("huggingface_shards")
+    directory = put(save, tmp_path, 4, age=5000.0)
+    write(directory / "config.json", save.files["config.json"], 2.0)
+    ((_, reason),) = look(tmp_path, model_type="huggingface").waiting
+    assert "config.json was written after" in reason
+    assert look(tmp_path, seconds_later=50.0, model_type="huggingface").complete == ()
+    assert len(look(tmp_path, seconds_later=60.0, model_type="huggingface").complete) == 1  # only edited, then
