@@ -10,6 +10,7 @@ calls holds the publisher's lock (``recorder.refresh.publisher_lock``).
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
@@ -32,12 +33,14 @@ from recorder.wandb_rows import (
     Values,
     content_hash,
     curves,
+    in_own_columns,
     leaderboard_run_id,
     leaderboard_table,
     rows_of_published,
     rows_to_send,
     run_id,
     summary_of,
+    versions_of,
 )
 
 logger = logging.getLogger(__name__)
@@ -85,8 +88,8 @@ class Publisher:
 
     def publish_checkpoints(self, baselines: Sequence[Baseline] = ()) -> Outcome:
         """Send a row for every checkpoint whose tasks are through, oldest iteration first."""
-        scores = self.ledger.scores()
-        rows = rows_to_send(self.ledger.outbox_pending(SINK), self.ledger.checkpoints(), scores, baselines)
+        scores, tasks, saves = self.ledger.scores(), self.ledger.tasks(), self.ledger.checkpoints()
+        rows = rows_to_send(self.ledger.outbox_pending(SINK), saves, tasks, scores, baselines)
         if self.settings.mode == "disabled":
             return Outcome()
         total = Outcome()
@@ -122,7 +125,7 @@ class Publisher:
         total = Outcome()
         for model in sorted({score.model for score in scores}):
             identity = run_id(self.settings.project, model)
-            summary = summary_of(model, scores, baselines, {s.iteration for s in scores if s.model == model})
+            summary = self._summary(model, scores, baselines, {s.iteration for s in scores if s.model == model})
             total += self._attempt(f"summary of {model}", partial(self._run, identity, model, [], summary))
         return total
 
@@ -165,15 +168,30 @@ class Publisher:
     ) -> None:
         identity = run_id(self.settings.project, model)
         with self._under_way(identity) as known_to_ledger:
-            values = [row.values for row in rows if row.values]
+            columns = self._columns(identity)
+            values = [in_own_columns(row.values, model, scores, columns) for row in rows if row.values]
             if values and not known_to_ledger:
                 known = self._known(identity)
                 values = [lacking for row in values if (lacking := _missing(known, row))]
             if values:
                 unsent = {e.iteration for e in self.ledger.outbox_pending(SINK) if e.model == model}
                 sent = {s.iteration for s in scores if s.model == model} - unsent | {row.iteration for row in rows}
-                self._run(identity, model, values, summary_of(model, scores, baselines, sent))
+                self._run(identity, model, values, self._summary(model, scores, baselines, sent))
+            self.ledger.remember(self._columns_key(identity), json.dumps(versions_of(model, scores) | columns))
             self.ledger.outbox_done(SINK, [entry for row in rows for entry in row.outbox_ids])
+
+    def _summary(
+        self, model: str, scores: Sequence[ScoreRow], baselines: Sequence[Baseline], up_to: set[int]
+    ) -> Values:
+        values = summary_of(model, self.ledger.tasks(), scores, baselines, up_to)
+        return in_own_columns(values, model, scores, self._columns(run_id(self.settings.project, model)))
+
+    def _columns_key(self, identity: str) -> str:
+        return f"wandb-columns:{self._place()}:{identity}"
+
+    def _columns(self, identity: str) -> dict[str, str]:
+        """Task -> the version that was sent first, to which the column ``<task>.<metric>`` belongs."""
+        return dict(json.loads(self.ledger.recall(self._columns_key(identity)) or "{}"))
 
     def _send_model(self, model: PublishedModel, rows: Sequence[Values], *, summary_only: bool = False) -> None:
         identity = run_id(self.settings.project, model.name, "baseline")

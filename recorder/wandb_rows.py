@@ -12,7 +12,7 @@ from typing import Any
 from recorder.baselines import Baseline
 from recorder.board import Board
 from recorder.leaderboard import main_metrics, metric_key
-from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow
+from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow, TaskRow
 from recorder.published_models import PublishedModel
 
 FINAL_STATES = frozenset({"evaluated", "recorded", "failed"})  # no further task of the checkpoint is under way
@@ -59,10 +59,12 @@ def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
 def rows_to_send(
     pending: Sequence[OutboxRow],
     checkpoints: Sequence[CheckpointRow],
+    tasks: Sequence[TaskRow],
     scores: Sequence[ScoreRow],
     baselines: Sequence[Baseline],
 ) -> list[RowToSend]:
     """One row per checkpoint that is through, by model and iteration, with the metrics that are not sent yet."""
+    partial = incomplete(tasks, scores)
     through = {(c.model, c.iteration, c.fingerprint) for c in checkpoints if c.state in FINAL_STATES}
     main = _main_of_models(scores, baselines)
     of_checkpoint: dict[tuple[str, int, str], list[ScoreRow]] = defaultdict(list)
@@ -80,13 +82,26 @@ def rows_to_send(
         if values:
             values |= _axes(iteration, known[0].tokens)
             mean = average(_values(known), main.get(model, ()))
-            if mean is not None:
+            if mean is not None and (model, iteration, fingerprint) not in partial:
                 values["average"] = mean
         rows.append(RowToSend(model, iteration, values, tuple(entry.id for entry in waiting)))
     return rows
 
 
-def summary_of(model: str, scores: Sequence[ScoreRow], baselines: Sequence[Baseline], up_to: set[int]) -> Values:
+def incomplete(tasks: Sequence[TaskRow], scores: Sequence[ScoreRow]) -> set[tuple[str, int, str]]:
+    """(model, iteration, fingerprint) of the saves that lack a task because it failed."""
+    scored = {(score.model, score.iteration, score.fingerprint, score.task) for score in scores}
+    failed = [task for task in tasks if task.state == "failed"]
+    return {of[:3] for t in failed if (of := (t.model, t.iteration, t.fingerprint, t.task)) not in scored}
+
+
+def summary_of(
+    model: str,
+    tasks: Sequence[TaskRow],
+    scores: Sequence[ScoreRow],
+    baselines: Sequence[Baseline],
+    up_to: set[int],
+) -> Values:
     """The summary of a model's run: the values of its highest iteration among ``up_to`` (those that W&B has)."""
     own = [score for score in scores if score.model == model and score.iteration in up_to]
     if not own:
@@ -95,7 +110,35 @@ def summary_of(model: str, scores: Sequence[ScoreRow], baselines: Sequence[Basel
     known = [score for score in own if score.iteration == newest]
     values = _values(known) | _axes(newest, known[0].tokens)
     mean = average(values, _main_of_models(scores, baselines).get(model, ()))
-    return values if mean is None else values | {"average": mean}
+    if mean is None or (model, newest, known[0].fingerprint) in incomplete(tasks, scores):
+        return values
+    return values | {"average": mean}
+
+
+def versions_of(model: str, scores: Sequence[ScoreRow]) -> dict[str, str]:
+    """The version of each task of a model, as ``Ledger.scores`` gives one for each."""
+    return {score.task: score.task_version for score in scores if score.model == model}
+
+
+def in_own_columns(values: Values, model: str, scores: Sequence[ScoreRow], columns: Mapping[str, str]) -> Values:
+    """``values`` with other names for the tasks whose version is another than that in ``columns``.
+
+    History that was sent cannot be taken back, so a second version goes into ``<task>@<version>.<metric>``, and the
+    average over such tasks into ``average@<…>``: two versions are never drawn on one curve.
+    """
+    changed = {
+        task: f"{task}@{version[:8]}"
+        for task, version in versions_of(model, scores).items()
+        if columns.get(task, version) != version
+    }
+    if not changed:
+        return values
+    names = {"average": f"average@{content_hash(changed)[:8]}"}
+    for score in scores:
+        if score.model == model and score.task in changed:
+            names[metric_key(score)] = f"{changed[score.task]}.{score.metric}"
+            names[f"{metric_key(score)}_stderr"] = f"{changed[score.task]}.{score.metric}_stderr"
+    return {names.get(key, key): value for key, value in values.items()}
 
 
 def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> dict[str, tuple[str, ...]]:

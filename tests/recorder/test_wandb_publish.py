@@ -169,6 +169,45 @@ def test_a_resaved_iteration_shows_its_new_value_last(work_dir: WorkDir):
     assert [row["mmlu.EM"] for row in work_dir.rows(run_id("proj", "gpt"))] == [0.4, 0.45]
 
 
+def test_two_versions_of_a_task_are_two_columns(work_dir: WorkDir):
+    work_dir.evaluated(checkpoint(1000), 0.4, 0.5)
+    work_dir.refresh()
+    ledger = Ledger(work_dir.path / "ledger.sqlite")
+    for iteration in (1000, 2000):
+        ledger.note_checkpoint(checkpoint(iteration), "evaluated")
+        score = Score("EM", iteration / 5000, 0.02, 100, True, 0.25)
+        ledger.ingest(TaskResult(checkpoint(iteration), "mmlu", "other-prompt", "icl", (score,)))
+    ledger.ingest(result(checkpoint(2000), "hellaswag", "acc", 0.6))
+    ledger.close()
+    work_dir.refresh()
+    rows = work_dir.rows(run_id("proj", "gpt"))
+    assert [(row["iteration"], row.get("mmlu.EM"), row.get("mmlu@other-pr.EM")) for row in rows] == [
+        (1000, 0.4, None),
+        (1000, None, 0.2),
+        (2000, None, 0.4),
+    ]
+    assert [row.get("hellaswag.acc") for row in rows] == [0.5, None, 0.6]
+    assert all("average" not in row and row["mmlu@other-pr.EM_stderr"] == 0.02 for row in rows[1:])
+    assert any(key.startswith("average@") for key in rows[2])
+    (summary,) = [run.summary for run in read_runs(work_dir.path / "wandb", run_id("proj", "gpt"))][-1:]
+    assert summary["mmlu@other-pr.EM"] == 0.4 and "mmlu.EM" not in summary
+
+
+def test_an_average_without_the_task_that_failed_is_not_on_the_curve(work_dir: WorkDir):
+    work_dir.evaluated(checkpoint(1000), 0.4)
+    ledger = Ledger(work_dir.path / "ledger.sqlite")
+    ledger.note_task(checkpoint(1000), "hellaswag", "failed", version="v1", error="out of memory")
+    ledger.close()
+    work_dir.refresh()
+    work_dir.evaluated(checkpoint(1000), 0.4, 0.5)
+    work_dir.refresh()
+    rows = work_dir.rows(run_id("proj", "gpt"))
+    assert [(row.get("mmlu.EM"), row.get("hellaswag.acc"), row.get("average")) for row in rows] == [
+        (0.4, None, None),
+        (None, 0.5, pytest.approx(0.45)),
+    ]
+
+
 def test_a_server_that_is_away_leaves_the_rows_pending(work_dir: WorkDir, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr("recorder.wandb_publisher.INIT_SECONDS", 3.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
