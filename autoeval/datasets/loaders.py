@@ -11,8 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from autoeval.datasets.benchmarks import (
+    load_agieval,
+    load_bbh,
+    load_cmrc,
+    load_copa,
+    load_humaneval,
+    load_m3ke,
+    load_narrativeqa,
+    load_siqa,
+    load_text,
+    load_tnews,
+    load_truthfulqa,
+    load_winograd,
+    made,
+    with_labels,
+)
 from autoeval.datasets.names import look_up
-from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl, read_lines
+from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +58,14 @@ def load_hellaswag(source: Source, path: Paths) -> Splits:
 
     def read(file: Path) -> list[Row]:
         return [
-            _made(row, ctx=row["query"], choices=row["choices"], label=row["gold"], **_lettered(row, row["choices"], 4))
+            made(
+                row,
+                ctx=row["query"],
+                choices=row["choices"],
+                label=row["gold"],
+                letter=_letter(row["gold"]),
+                **_lettered(row, row["choices"], 4),
+            )
             for row in read_jsonl(file)
         ]
 
@@ -59,7 +82,7 @@ def load_boolq(source: Source, path: Paths) -> Splits:
             if yes is None:
                 raise DatasetError(f"{row.where}: 'label' is {row['label']!r}, expected true or false")
             rows.append(
-                _made(
+                made(
                     row,
                     question=row["question"],
                     passage=row["passage"],
@@ -76,19 +99,25 @@ def load_piqa(source: Source, path: str) -> Splits:
     """A directory with dev.jsonl and dev-labels.lst -> goal, sol1, sol2, choices, answer (index)."""
     return {
         split: [
-            _made(
-                row, goal=row["goal"], sol1=row["sol1"], sol2=row["sol2"], choices=[row["sol1"], row["sol2"]], answer=a
+            made(
+                row,
+                goal=row["goal"],
+                sol1=row["sol1"],
+                sol2=row["sol2"],
+                choices=[row["sol1"], row["sol2"]],
+                answer=a,
+                letter=_letter(a),
             )
-            for row, a in _with_labels(source.find(path), name)
+            for row, a in with_labels(source.find(path), name)
         ]
         for split, name in _present(source.find(path), {"train": "train", "test": "dev"})
     }
 
 
 def load_winogrande(source: Source, path: str) -> Splits:
-    """A directory with dev.jsonl -> sentence, prefix, suffix, opt1, opt2, choices, answer (1 or 2), gold (index).
+    """A directory with dev.jsonl -> sentence, prefix, suffix, ending, opt1, opt2, choices, answer (1 or 2), gold (index).
 
-    ``prefix`` is what comes before the blank, ``suffix`` what follows it.
+    ``prefix`` is what comes before the blank, ``suffix`` what follows it, ``ending`` the same without outer spaces.
     """
 
     def read(file: Path) -> list[Row]:
@@ -99,11 +128,12 @@ def load_winogrande(source: Source, path: str) -> Splits:
                 raise DatasetError(f"{row.where}: expected a sentence with a blank (_) and an answer 1 or 2")
             options = [row["option1"], row["option2"]]
             rows.append(
-                _made(
+                made(
                     row,
                     sentence=row["sentence"],
                     prefix=prefix,
                     suffix=suffix,
+                    ending=suffix.strip(),
                     opt1=prefix + options[0] + suffix,
                     opt2=prefix + options[1] + suffix,
                     choices=options,
@@ -118,7 +148,10 @@ def load_winogrande(source: Source, path: str) -> Splits:
 
 
 def load_arc(source: Source, path: Paths) -> Splits:
-    """AI2's ARC -> question, choices, gold (index), answerKey; three to five choices an item."""
+    """AI2's ARC, OpenBookQA and CommonsenseQA -> question, choices, gold (index), answerKey; three to five choices.
+
+    For prompts that show them: A, B, C ... (as many as there are), options (a line each), letter (the gold's).
+    """
 
     def read(file: Path) -> list[Row]:
         rows = []
@@ -127,13 +160,19 @@ def load_arc(source: Source, path: Paths) -> Splits:
             labels = [str(choice["label"]) for choice in question["choices"]]
             if str(row["answerKey"]) not in labels:
                 raise DatasetError(f"{row.where}: answerKey {row['answerKey']!r} is none of {', '.join(labels)}")
+            choices = [choice["text"] for choice in question["choices"]]
+            gold = labels.index(str(row["answerKey"]))
+            lettered = dict(zip("ABCDE", choices, strict=False))
             rows.append(
-                _made(
+                made(
                     row,
                     question=question["stem"],
-                    choices=[choice["text"] for choice in question["choices"]],
-                    gold=labels.index(str(row["answerKey"])),
+                    choices=choices,
+                    gold=gold,
                     answerKey=str(row["answerKey"]),
+                    options="\n".join(f"{letter}. {text}" for letter, text in lettered.items()),
+                    letter="ABCDE"[gold],
+                    **lettered,
                 )
             )
         return rows
@@ -164,7 +203,7 @@ def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all") 
         for row in rows:
             if row["target"] not in ("A", "B", "C", "D"):
                 raise DatasetError(f"{row.where}: the answer is {row['target']!r}, expected A, B, C or D")
-        return [_made(row, **row.columns, subject=subject, topic=subject.replace("_", " ")) for row in rows]
+        return [made(row, **row.columns, subject=subject, topic=subject.replace("_", " ")) for row in rows]
 
     pairs = {"train": "dev", "test": "test"}
     return {name: [row for subject in chosen for row in read(split, subject)] for name, split in pairs.items()}
@@ -192,6 +231,23 @@ LOADERS: dict[str, Callable[..., Splits]] = {
     "LambadaDataset": load_jsonl,
     "lambadaDataset": load_jsonl,
     "GSM8KDataset": load_gsm8k,
+    "siqaDataset": load_siqa,
+    "OBQADataset": load_arc,
+    "commonsenseqaDataset": load_arc,
+    "COPADataset": load_copa,
+    "TruthfulQADataset": load_truthfulqa,
+    "BBHDataset": load_bbh,
+    "AGIEvalDataset": load_agieval,
+    "AFQMCDataset": load_jsonl,
+    "CMRCDataset": load_cmrc,
+    "TNewsDataset": load_tnews,
+    "bustmDataset": load_jsonl,
+    "eprstmtDataset": load_jsonl,
+    "M3KEDataset": load_m3ke,
+    "HumanevalDataset": load_humaneval,
+    "NarrativeQADataset": load_narrativeqa,
+    "WinogradDataset": load_winograd,
+    "TextDataset": load_text,
 }
 
 
@@ -214,24 +270,12 @@ def _present(directory: Path, names: Mapping[str, str]) -> list[tuple[str, str]]
     return [(split, name) for split, name in names.items() if split == "test" or (directory / f"{name}.jsonl").exists()]
 
 
-def _with_labels(directory: Path, name: str) -> list[tuple[Row, int]]:
-    """Rows of ``<name>.jsonl`` with the indices in ``<name>-labels.lst``."""
-    file = directory / f"{name}-labels.lst"
-    rows = read_jsonl(directory / f"{name}.jsonl")
-    labels = [line.strip() for line in read_lines(file) if line.strip()]
-    if len(labels) != len(rows):
-        raise DatasetError(f"{file}: {len(labels)} labels for {len(rows)} rows of {name}.jsonl")
-    for number, label in enumerate(labels, start=1):
-        if not label.isdigit():
-            raise DatasetError(f"{file}:{number}: {label!r} is not an index")
-    return [(row, int(label)) for row, label in zip(rows, labels, strict=True)]
-
-
 def _lettered(row: Row, choices: Any, count: int) -> dict[str, str]:
     if not isinstance(choices, list) or len(choices) != count:
         raise DatasetError(f"{row.where}: expected a list of {count} choices")
     return dict(zip("ABCDE", choices, strict=False))
 
 
-def _made(row: Row, **columns: Any) -> Row:
-    return Row(columns, row.where)
+def _letter(index: Any) -> str:
+    """The letter of a choice; of what is no index, nothing (the ranking's check of labels names the row)."""
+    return "ABCDE"[index] if isinstance(index, int) and 0 <= index < 5 else ""

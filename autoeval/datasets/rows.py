@@ -46,17 +46,25 @@ class Source:
     data_dir: Path
     config_file: Path
 
-    def find(self, path: str) -> Path:
-        """The file or directory that ``path`` names. Raises ``DatasetError`` with the places that were tried."""
+    def find(self, path: str | Sequence[str]) -> Path:
+        """The file or directory that ``path`` names, of several the first that is there.
+
+        Raises ``DatasetError`` with the places that were tried.
+        """
+        paths = [path] if isinstance(path, str) else list(path)
+        places = dict.fromkeys(place for one in paths for place in self._places(one))
+        for place in places:
+            if place.exists():
+                return place
+        tried = ", ".join(map(str, places))
+        raise DatasetError(f"{self.config_file}: the data '{paths[0]}' is missing (looked for {tried})")
+
+    def _places(self, path: str) -> list[Path]:
         relative = path.removeprefix("./")
         places = [self.config_file.parent / path, self.data_dir / path]
         if relative.startswith("data/"):
             places.insert(1, self.data_dir / relative.removeprefix("data/"))
-        for place in dict.fromkeys(places):
-            if place.exists():
-                return place
-        tried = ", ".join(str(place) for place in dict.fromkeys(places))
-        raise DatasetError(f"{self.config_file}: the data '{path}' is missing (looked for {tried})")
+        return places
 
 
 def read_jsonl(path: Path) -> list[Row]:
@@ -86,6 +94,8 @@ def read_json(path: Path) -> list[Row]:
 
 def read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = ",") -> list[Row]:
     """A CSV file with a header line, or, with ``columns``, one without."""
+    if not path.is_file():
+        raise DatasetError(f"{path}: the file is missing")
     with path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.reader(stream, delimiter=delimiter)
         try:
@@ -103,8 +113,13 @@ def read_csv(path: Path, columns: Sequence[str] | None = None, delimiter: str = 
 
 def read_lines(path: Path) -> list[str]:
     """The lines of a UTF-8 text. Raises ``DatasetError`` when it is not there or not UTF-8."""
+    return read_text(path).split("\n")
+
+
+def read_text(path: Path) -> str:
+    """A UTF-8 text. Raises ``DatasetError`` when it is not there or not UTF-8."""
     try:
-        return path.read_text(encoding="utf-8-sig").split("\n")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
         raise DatasetError(f"{path}: the file is missing") from error
     except (OSError, UnicodeDecodeError) as error:

@@ -13,7 +13,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoeval.datasets.rows import DatasetError
-from autoeval.openicl.evaluators import AccEvaluator, Metric, Reference, build_evaluator, mean_metric
+from autoeval.openicl.choice_metrics import AccEvaluator
+from autoeval.openicl.evaluators import build_evaluator
+from autoeval.openicl.metric import Metric, Reference, mean_metric
 from autoeval.openicl.postprocessors import build_postprocessor
 from autoeval.openicl.sample import Prompting, Sample
 from autoeval.openicl.styles import Style

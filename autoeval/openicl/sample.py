@@ -11,6 +11,8 @@ from autoeval.openicl.prompt_template import PromptTemplate, Turn
 from autoeval.openicl.retrievers import Retriever
 from autoeval.openicl.styles import PlainStyle, Style
 
+ONLY_LABEL = "answer"
+
 
 @dataclass(frozen=True)
 class Reader:
@@ -55,7 +57,10 @@ class Prompting:
         return chosen
 
     def labels(self, row: Row) -> list[Any]:
-        """The labels that ``row`` is ranked over. Raises ``DatasetError`` when there are fewer than two."""
+        """The labels that ``row`` is ranked over. Raises ``DatasetError`` when there are fewer than two.
+
+        A single continuation without choices has one, ``ONLY_LABEL``: it is scored, not ranked.
+        """
         if self.reader.choices_column is not None:
             choices = row[self.reader.choices_column]
             if not isinstance(choices, Sequence) or isinstance(choices, str):
@@ -64,6 +69,8 @@ class Prompting:
         else:
             templates = (self.template, self.continuation, self.ice_template)
             known = next((one.labels for one in templates if one is not None and one.labels), None)
+            if known is None and self.continuation is not None:
+                return [ONLY_LABEL]
             if known is None:
                 raise ValueError("ranking needs one template per label, or reader_cfg with choices_column")
             labels = known
@@ -79,6 +86,8 @@ class Prompting:
         if self.reader.output_column is None:
             raise ValueError("ranking needs reader_cfg with output_column")
         gold, labels = row[self.reader.output_column], self.labels(row)
+        if labels == [ONLY_LABEL]:
+            return [ONLY_LABEL]
         golds = gold if isinstance(gold, list) and gold else [gold]
         for one in golds:
             if isinstance(one, bool) or str(one) not in {str(label) for label in labels}:

@@ -45,7 +45,7 @@ def find_config(name: str, config_dir: Path | None) -> Path:
             raise ValueError(f"{name}: no such dataset configuration")
         return Path(name)
     root = (config_dir or REPOSITORY / "config") / "datasets"
-    known = sorted(root.rglob("*.py"))
+    known = [file for file in sorted(root.rglob("*.py")) if not file.name.startswith("_")]
     found = [file for file in known if file.stem == name]
     if len(found) == 1:
         return found[0]

@@ -136,9 +136,11 @@ def evaluate_records(
     return scores, items
 
 
-def _chance(records: Sequence[Mapping[str, Any]]) -> float:
-    """What guessing would give: the mean of 1 / choices."""
+def _chance(records: Sequence[Mapping[str, Any]]) -> float | None:
+    """What guessing would give: the mean of 1 / choices. ``None`` where there is no choice."""
     choices = [sum(str(key).startswith("label: ") for key in record) for record in records]
+    if min(choices) < 2:
+        return None
     return sum(1 / count for count in choices) / len(choices)
 
 

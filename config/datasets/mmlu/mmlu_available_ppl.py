@@ -27,6 +27,6 @@ mmlu_available_datasets = [
             retriever=dict(type="FixKRetriever", fix_id_list=[0, 1, 2, 3, 4], group_column="subject"),
             inferencer=dict(type="PPLInferencer"),
         ),
-        eval_cfg=dict(evaluator=dict(type="AccEvaluator")),
+        eval_cfg=dict(evaluator=dict(type="AccEvaluator"), group_column="subject"),
     )
 ]
