@@ -24,7 +24,7 @@ from recorder.results import CheckpointRef
 
 logger = logging.getLogger(__name__)
 
-DISK_FULL_SECONDS = 20.0
+DISK_FULL_SECONDS = 10.0  # between looks whether there is room again
 
 
 def run_command(options: argparse.Namespace) -> int:

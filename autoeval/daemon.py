@@ -164,6 +164,8 @@ class Daemon:
         if kind == "exited":
             self._on_worker_death(event["returncode"])
             return
+        if kind == "ready":
+            logger.info("the worker is ready (process %d)", event["pid"])
         if self._current is None:
             return
         run, entry = self._current

@@ -87,8 +87,14 @@ def scores(project: Path) -> list[tuple[object, ...]]:
 
 
 def states(project: Path) -> dict[int, str]:
+    """State of each iteration; nothing as long as there is no ledger."""
+    if not (project / "out" / "ledger.sqlite").exists():
+        return {}
     with contextlib.closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
-        return dict(connection.execute("SELECT iteration, state FROM checkpoints").fetchall())
+        try:
+            return dict(connection.execute("SELECT iteration, state FROM checkpoints").fetchall())
+        except sqlite3.OperationalError:  # it is being made
+            return {}
 
 
 def log_lines(project: Path) -> list[str]:
