@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -234,3 +235,44 @@ def test_a_hugging_face_directory_that_is_saved_again_begins_with_its_configurat
     assert "config.json was written after" in reason
     assert look(tmp_path, seconds_later=50.0, model_type="huggingface").complete == ()
     assert len(look(tmp_path, seconds_later=60.0, model_type="huggingface").complete) == 1  # only edited, then
+
+
+def test_in_progress_abandoned_unsupported_and_complete_are_told_apart(tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves("torch_dist")
+    shards = ("__0_0.distcp", "__0_1.distcp")
+
+    def begin(iteration: int, age: float) -> None:
+        for name in shards:
+            write(save.directory(tmp_path, iteration) / name, save.files[name], age)
+        os.utime(save.directory(tmp_path, iteration), (time.time() - age,) * 2)
+
+    begin(2, 3000.0)  # crashed
+    put(save, tmp_path, 4, age=2000.0)
+    write(tmp_path / "iter_0000006" / "metadata.json", b'{"sharded_backend": "zarr"}', 1500.0)
+    begin(8, 100.0)  # two asynchronous saves in flight, the trainer is busy with something else
+    begin(10, 50.0)
+    found = look(tmp_path)
+    assert [checkpoint.iteration for checkpoint in found.complete] == [4]
+    assert [[i for i, _ in told] for told in (found.abandoned, found.waiting, found.unsupported)] == [[2], [8, 10], [6]]
+    put(save, tmp_path, 10, age=40.0)
+    found = look(tmp_path)
+    assert [i for i, _ in found.abandoned] == [2, 8]  # saves end in their order: 8 was not finished before 10
+    put(save, tmp_path, 8, age=1.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [4, 8, 10]  # and yet it was
+
+
+def test_after_a_rollback_later_checkpoints_say_nothing_of_a_save_in_flight(tmp_path: Path, saves: Saves) -> None:
+    """They are of the time before: a save of 4 whose trainer takes minutes to finalise is not abandoned by 6."""
+    old, new = saves("torch_dist")
+    for iteration, age in ((2, 5000.0), (4, 4000.0), (6, 3000.0)):
+        put(old, tmp_path, iteration, age=age)
+    write(tmp_path / TRACKER, b"2", 900.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [2, 4, 6]
+    for name in ("common.pt", "__0_0.distcp", "__0_1.distcp"):
+        write(tmp_path / "iter_0000004" / name, new.files[name], 200.0)
+    os.utime(tmp_path / "iter_0000004", (time.time() - 4000.0,) * 2)
+    found = look(tmp_path)
+    assert ([c.iteration for c in found.complete], [i for i, _ in found.waiting], found.abandoned) == ([2, 6], [4], ())
+    assert [i for i, _ in look(tmp_path, seconds_later=1000.0).abandoned] == [4]  # nobody has touched it for long
+    put(new, tmp_path, 4, age=1.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [2, 4, 6]
