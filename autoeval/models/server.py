@@ -122,7 +122,8 @@ class CompletionsServer:
     def _loglikelihood(self, request: LoglikelihoodRequest) -> LoglikelihoodResult:
         if not request.continuation:
             return LoglikelihoodResult((), True)
-        excess = max(0, len(request.context) + len(request.continuation) - self.max_seq_len)
+        # The server's window holds the whole text and the one token that has to be asked for.
+        excess = max(0, len(request.context) + len(request.continuation) - (self.max_seq_len - 1))
         context = request.context[excess:]
         ids = [*context, *request.continuation]
         # One token is asked for and dropped: not every server takes 0.

@@ -100,7 +100,11 @@ def test_every_item_is_in_one_part() -> None:
             {"type": "NumWorkerPartitioner", "num_worker": 7},
         ):
             tasks = build_partitioner(options).partition(
-                MODELS[:1], [dataset("d", items)], done=lambda model, one: False, count=lambda one: items, keep={}
+                MODELS[:1],
+                [dataset("d", items)],
+                done=lambda model, one: False,
+                count=lambda one: int(one["items"]),
+                keep={},
             )
             parts = [one for task in tasks for one in task["datasets"][0]]
             taken = [i for one in parts for i in sliced(range(items), one.get("test_range", ""))]
