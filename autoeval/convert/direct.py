@@ -76,7 +76,7 @@ def _read(prepared: Prepared, progress: Progress | None) -> tuple[dict[str, Tens
     digests: dict[str, str] = {}
     done, total = 0, size_of(prepared.tensors, prepared.dtype)
     for planned in prepared.tensors:
-        tensor = torch.empty(planned.shape, dtype=getattr(torch, prepared.dtype))
+        tensor = torch.empty(planned.shape, dtype=getattr(torch, planned.dtype or prepared.dtype))
         digest, start, flat = xxhash.xxh3_128(), 0, tensor.view(-1)
         for chunk in chunks_of(planned, prepared.dtype):
             content = raw(chunk)

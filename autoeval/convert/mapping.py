@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from autoeval.convert import transforms
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Raised whenever a change here can alter the converted weights; a receipt of another version is not reused.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def plan(source: Source, target: Target) -> list[Planned]:
     the mapping does not know."""
     rows = list(_rows(target))
     used = {row.source for row in rows}
-    if left := source.names() - used:
+    if left := {name for name in source.names() - used if not _predicts_further(name, target.model)}:
         raise ConversionError(
             f"{source.path}: {target.architecture.name} has no place for {', '.join(sorted(left)[:3])}"
             + (f" and {len(left) - 3} more" if len(left) > 3 else "")
@@ -45,33 +45,55 @@ def plan(source: Source, target: Target) -> list[Planned]:
     if missing := used - source.names():
         raise ConversionError(f"{source.path}: the checkpoint has no {', '.join(sorted(missing)[:3])}")
     expected = _shapes(target)
-    if set(expected) != {row.target for row in rows}:
+    if set(expected) != {row.target for row in rows} or len(expected) != len(rows):
         differ = sorted(set(expected) ^ {row.target for row in rows})
         raise ConversionError(f"{source.path}: the mapping and transformers differ in {', '.join(differ[:3])}")
-    return [Planned(row.target, expected[row.target], _reader(source, row, target)) for row in rows]
+    return [Planned(row.target, expected[row.target], _reader(source, row, target), row.dtype) for row in rows]
+
+
+def needs_float32(target: Target) -> bool:
+    """Whether a transform makes weights that bfloat16 and float16 could not hold exactly: norms stored minus one."""
+    return target.model.zero_centered_norm and any(row.transform is transforms.norm for row in target.architecture.rows)
+
+
+def _predicts_further(name: str, model: ModelArguments) -> bool:
+    """The heads of multi-token prediction: nothing that the model itself computes goes through them."""
+    return model.further_tokens > 0 and name.startswith("mtp.")
 
 
 def _shapes(target: Target) -> dict[str, tuple[int, ...]]:
+    """Names and shapes as ``save_pretrained`` writes them, which are not those of the modules for some architectures."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.core_model_loading import revert_weight_conversion
 
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config_of(target, "float32"))
-    shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        state = revert_weight_conversion(model, model.state_dict())
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if target.tied:
-        shapes.pop("lm_head.weight", None)
+        shapes.pop(target.architecture.output.target, None)
     return shapes
 
 
-def _rows(target: Target) -> list[Row]:
-    rows: list[Row] = []
-    for row in target.architecture.rows:
-        layers = range(target.model.num_layers) if "{i}" in row.target else range(1)
-        for i in layers:
-            rows.append(Row(row.target.replace("{i}", str(i)), row.source.replace("{i}", str(i)), row.transform))
+def _rows(target: Target) -> Iterator[Row]:
+    """The table's rows, one for every layer and expert that has them; layer by layer, as they are read."""
+    model, rows = target.model, target.architecture.rows
+    experts = range(model.experts.count if model.experts else 0)
+    for row in rows:
+        if "{i}" not in row.target and row.when(model, 0):
+            yield row
+    for i in range(model.num_layers):
+        for row in rows:
+            if "{i}" in row.target and row.when(model, i):
+                layer = _named(row, "{i}", i)
+                yield from (_named(layer, "{e}", e) for e in experts) if "{e}" in row.target else (layer,)
     if not target.tied:
-        rows.append(target.architecture.output)
-    return rows
+        yield target.architecture.output
+
+
+def _named(row: Row, place: str, number: int) -> Row:
+    return replace(row, target=row.target.replace(place, str(number)), source=row.source.replace(place, str(number)))
 
 
 def _reader(source: Source, row: Row, target: Target) -> Callable[[], Tensor]:
@@ -108,6 +130,6 @@ def config_of(target: Target, dtype: str) -> Any:
 
 def mapping_digest(architecture: Architecture) -> str:
     """Hash of the table, of the transforms' source and of this room's version."""
-    rows = [f"{row.target} {row.source} {row.transform.__name__}" for row in architecture.rows]
+    rows = [f"{r.target} {r.source} {r.transform.__name__} {r.when.__name__} {r.dtype}" for r in architecture.rows]
     text = "\n".join([str(VERSION), architecture.name, *rows, inspect.getsource(transforms)])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -10,7 +10,7 @@ from autoeval.checkpoints.layout import fingerprint
 from autoeval.convert.architectures import choose
 from autoeval.convert.arguments import ModelArguments, parse_arguments
 from autoeval.convert.errors import ConversionError, SourceChanged
-from autoeval.convert.mapping import Target, config_of, plan
+from autoeval.convert.mapping import Target, config_of, needs_float32, plan
 from autoeval.convert.source import Source, open_source
 from autoeval.convert.tokenizer import TokenizerSource, write_tokenizer
 from autoeval.convert.writer import DTYPES, Planned, size_of
@@ -34,7 +34,7 @@ def prepare(source: Path, tokenizer: TokenizerSource | None, dtype: str, directo
     model = parse_arguments(opened.args, str(source))
     size = _vocabulary(tokenizer, directory, model)
     target = Target(choose(model, str(source)), model, size, model.tied)
-    chosen = _stored_dtype(opened) if dtype == "auto" else dtype
+    chosen = _own_dtype(opened, target) if dtype == "auto" else dtype
     config = config_of(target, chosen)
     if tokenizer is not None:
         from transformers import AutoTokenizer
@@ -85,8 +85,9 @@ def _vocabulary(tokenizer: TokenizerSource | None, directory: Path, model: Model
     return size
 
 
-def _stored_dtype(source: Source) -> str:
+def _own_dtype(source: Source, target: Target) -> str:
+    """As stored, or float32 where some converted weights have more digits than the stored ones."""
     stored = str(source.tensor("decoder.final_layernorm.weight").dtype).removeprefix("torch.")
     if stored not in DTYPES:
         raise ConversionError(f"{source.path}: weights are stored as {stored}, expected one of {', '.join(DTYPES)}")
-    return stored
+    return "float32" if needs_float32(target) else stored

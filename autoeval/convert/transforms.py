@@ -48,6 +48,13 @@ def query_key_value(tensor: Tensor, model: ModelArguments) -> Tensor:
     return joined if joined.dim() == 1 else joined.t()
 
 
+def query_key_value_rows(tensor: Tensor, model: ModelArguments) -> Tensor:
+    """All queries, all keys, all values in one linear layer: weight [(heads + 2 * groups) * size, hidden]."""
+    import torch
+
+    return torch.cat(_split_qkv(tensor, model))
+
+
 def gate(tensor: Tensor, _model: ModelArguments) -> Tensor:
     """First half of the fused gated layer's rows [2 * ffn, …]."""
     return tensor.chunk(2)[0]
@@ -55,6 +62,11 @@ def gate(tensor: Tensor, _model: ModelArguments) -> Tensor:
 
 def up(tensor: Tensor, _model: ModelArguments) -> Tensor:
     return tensor.chunk(2)[1]
+
+
+def no_bias(tensor: Tensor, _model: ModelArguments) -> Tensor:
+    """Zeros beside a weight [out, in], where the target always adds a bias."""
+    return tensor.new_zeros(tensor.shape[0])
 
 
 def _split_qkv(tensor: Tensor, model: ModelArguments) -> tuple[Tensor, Tensor, Tensor]:

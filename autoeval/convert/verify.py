@@ -110,6 +110,8 @@ def _megatron(source: Source, rounded: Any) -> Any:
             f"Megatron cannot build this model on the CPU: {type(error).__name__}: {error}"
         ) from error
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(source.tensor(canonical(name)).to(rounded))
+        for name, weight in megatron_cpu.weights(model):
+            stored = source.tensor(canonical(name))
+            # The experts' bias decides between near scores and is kept as it was stored.
+            weight.copy_(stored if name.endswith("expert_bias") else stored.to(rounded))
     return model.eval()

@@ -48,11 +48,17 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Planned:
-    """A tensor to be written; ``read`` gives it, in any floating dtype, when its turn comes."""
+    """A tensor to be written; ``read`` gives it, in any floating dtype, when its turn comes. ``dtype`` is set where it
+    is not the model's."""
 
     name: str
     shape: tuple[int, ...]
     read: Callable[[], Tensor]
+    dtype: str | None = None
+
+    def bytes_as(self, dtype: str) -> int:
+        """Its size in a model of ``dtype``."""
+        return math.prod(self.shape) * _CODES[self.dtype or dtype][1]
 
 
 @dataclass(frozen=True)
@@ -72,7 +78,7 @@ def checksum(digests: dict[str, str]) -> str:
 
 def size_of(tensors: Sequence[Planned], dtype: str) -> int:
     """Bytes of the tensors as ``dtype``."""
-    return sum(math.prod(tensor.shape) for tensor in tensors) * _CODES[dtype][1]
+    return sum(tensor.bytes_as(dtype) for tensor in tensors)
 
 
 def write_model(
@@ -88,8 +94,7 @@ def write_model(
     Raises ``BadWeights`` for a NaN or an infinite weight, ``ConversionError`` for a tensor of another shape than planned
     and ``OutputError`` naming the file that could not be written.
     """
-    width = _CODES[dtype][1]
-    shards = _shards(tensors, width, max_shard_bytes)
+    shards = _shards(tensors, dtype, max_shard_bytes)
     names = (
         ["model.safetensors"]
         if len(shards) == 1
@@ -125,9 +130,9 @@ def check_layout(directory: Path, planned: Sequence[Planned], written: Written, 
     compared only by ``file_digests``: just after writing it would come from memory, not from the disk.
     """
     found: set[str] = set()
-    shapes = {tensor.name: tensor.shape for tensor in planned}
+    expected = {tensor.name: (tensor.shape, f"torch.{tensor.dtype or dtype}") for tensor in planned}
     for file, name, tensor in _stored(directory, written.files):
-        if tuple(tensor.shape) != shapes.get(name) or str(tensor.dtype) != f"torch.{dtype}":
+        if (tuple(tensor.shape), str(tensor.dtype)) != expected.get(name):
             raise ConversionError(f"{file}: {name} is {tensor.dtype} {tuple(tensor.shape)}, which was not planned")
         content = raw(tensor)
         if _edges(bytes(content[:_EDGE]), bytes(content[-_EDGE:])) != written.edges[name]:
@@ -155,7 +160,7 @@ def chunks_of(planned: Planned, dtype: str) -> Iterator[Tensor]:
     """The tensor as ``dtype`` in contiguous pieces along its first axis, each seen to be finite."""
     import torch
 
-    tensor = planned.read()
+    tensor, dtype = planned.read(), planned.dtype or dtype
     if tuple(tensor.shape) != planned.shape:
         raise ConversionError(f"{planned.name} has the shape {tuple(tensor.shape)}, expected {planned.shape}")
     copy = tensor.untyped_storage().nbytes() > _LARGE
@@ -270,11 +275,11 @@ def _stored(directory: Path, files: Sequence[str]) -> Iterator[tuple[Path, str, 
             raise ConversionError(f"{directory / file}: cannot be read back: {error}") from error
 
 
-def _shards(tensors: Sequence[Planned], width: int, limit: int) -> list[list[Planned]]:
+def _shards(tensors: Sequence[Planned], dtype: str, limit: int) -> list[list[Planned]]:
     shards: list[list[Planned]] = [[]]
     size = 0
     for tensor in tensors:
-        length = math.prod(tensor.shape) * width
+        length = tensor.bytes_as(dtype)
         if shards[-1] and size + length > limit:
             shards.append([])
             size = 0
@@ -284,11 +289,10 @@ def _shards(tensors: Sequence[Planned], width: int, limit: int) -> list[list[Pla
 
 
 def _header(shard: Sequence[Planned], dtype: str) -> bytes:
-    code, width = _CODES[dtype]
     entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     offset = 0
     for tensor in shard:
-        end = offset + math.prod(tensor.shape) * width
+        end, code = offset + tensor.bytes_as(dtype), _CODES[tensor.dtype or dtype][0]
         entries[tensor.name] = {"dtype": code, "shape": list(tensor.shape), "data_offsets": [offset, end]}
         offset = end
     header = json.dumps(entries, separators=(",", ":")).encode()

@@ -7,17 +7,18 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from megatron_world import WORLDS
 
 HOME = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def megatron_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, int], Path]:
+def megatron_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Runs one world of ``megatron_world.py`` (once), a process per rank; gives the directory of its cases."""
     pytest.importorskip("megatron.core", reason="megatron-core writes the checkpoints of these tests")
     made: dict[str, Path] = {}
 
-    def run(world: str, processes: int) -> Path:
+    def run(world: str) -> Path:
         if world not in made:
             directory = tmp_path_factory.mktemp(world)
             environment = {
@@ -28,9 +29,13 @@ def megatron_world(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, i
                 subprocess.Popen(
                     [*command, str(rank)], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
                 )
-                for rank in range(processes)
+                for rank in range(WORLDS[world].processes)
             ]
-            output = [rank.communicate(timeout=300)[0] for rank in ranks]
+            try:
+                output = [rank.communicate(timeout=300)[0] for rank in ranks]
+            finally:
+                for rank in ranks:
+                    rank.kill()  # those that wait for one that failed
             assert all(rank.returncode == 0 for rank in ranks), "\n".join(text[-3000:] for text in output)
             made[world] = directory / world
         return made[world]

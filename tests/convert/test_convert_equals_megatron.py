@@ -7,48 +7,135 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from megatron_world import CASES, WORLDS
 from transformers import AutoModelForCausalLM
 
 from autoeval.convert import ConversionError, convert, read_receipt
+from autoeval.convert.verify import TOLERANCE, verify
 
 pytestmark = pytest.mark.slow
-World = Callable[[str, int], Path]
+World = Callable[[str], Path]
 HOME = Path(__file__).resolve().parents[2]
+STORED = {
+    case: "bfloat16" for case, (_, args) in CASES.items() if args.get("bf16") and not args.get("apply_layernorm_1p")
+}
+MATRIX = [
+    (world, case, layout) for world in WORLDS for case in WORLDS[world].cases for layout in ("torch_dist", "torch")
+]
 
 
-def difference(case: Path, layout: str, output: Path) -> float:
-    convert(case / layout / "iter_0000010", output, tokenizer=None)
-    model = AutoModelForCausalLM.from_pretrained(str(output)).eval()
+def load(output: Path, **overrides: Any) -> Any:
+    """As a user loads it; every stored tensor must find its place, and every place its tensor."""
+    model, report = AutoModelForCausalLM.from_pretrained(
+        str(output), dtype=torch.float32, output_loading_info=True, **overrides
+    )
+    assert not any(report.values()), report
+    return model.eval()
+
+
+def logits(model: Any, case: Path) -> tuple[torch.Tensor, torch.Tensor]:
+    """The converted model's and Megatron's own."""
     reference = torch.load(case / "reference.pt", weights_only=True)
-    with torch.no_grad():
-        logits = model(reference["tokens"]).logits
     assert reference["logits"].std() > 0.5, "the reference must be able to tell a wrong model"
-    assert torch.equal(logits.argmax(-1), reference["logits"].argmax(-1))
-    return float((logits - reference["logits"]).abs().max())
+    with torch.no_grad():
+        return model(reference["tokens"]).logits, reference["logits"]
 
 
-@pytest.mark.parametrize("layout", ["torch_dist", "torch"])
-@pytest.mark.parametrize("case", ["gpt2", "gpt2_untied_tanh", "llama", "llama31", "qwen2", "qwen3"])
-def test_logits_equal_megatrons(megatron_world: World, tmp_path: Path, case: str, layout: str) -> None:
-    assert difference(megatron_world("single", 1) / case, layout, tmp_path / "hf") <= 1e-4
+def difference(model: Any, case: Path) -> float:
+    ours, megatrons = logits(model, case)
+    return float((ours - megatrons).abs().max())
 
 
-@pytest.mark.parametrize("layout", ["torch_dist", "torch"])
+@pytest.mark.parametrize(("world", "case", "layout"), MATRIX)
+def test_logits_equal_megatrons(megatron_world: World, tmp_path: Path, world: str, case: str, layout: str) -> None:
+    place = megatron_world(world) / case
+    receipt = convert(place / layout / "iter_0000010", tmp_path / "hf", tokenizer=None)
+    assert receipt.architecture == CASES[case][0]
+    assert receipt.dtype == STORED.get(case, "float32")
+    ours, megatrons = logits(load(tmp_path / "hf"), place)
+    assert torch.equal(ours.argmax(-1), megatrons.argmax(-1))
+    assert float((ours - megatrons).abs().max()) <= TOLERANCE
+
+
+def swap(model: Any, first: str, second: str) -> None:
+    one, other = model.get_parameter(first), model.get_parameter(second)
+    with torch.no_grad():
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
+
+
+def gate_and_up_swapped(model: Any) -> None:
+    swap(model, "model.layers.1.mlp.gate_proj.weight", "model.layers.1.mlp.up_proj.weight")
+
+
+def key_and_value_swapped(model: Any) -> None:
+    swap(model, "model.layers.0.self_attn.k_proj.weight", "model.layers.0.self_attn.v_proj.weight")
+
+
+def layers_swapped(model: Any) -> None:
+    model.model.layers[1], model.model.layers[2] = model.model.layers[2], model.model.layers[1]
+
+
+def experts_swapped(model: Any) -> None:
+    weight = model.get_parameter("model.layers.1.mlp.experts.down_proj")
+    with torch.no_grad():
+        weight.copy_(weight.roll(1, 0))
+
+
+def without_expert_bias(model: Any) -> None:
+    model.model.layers[1].mlp.gate.e_score_correction_bias.zero_()
+
+
+def rotated(base: float) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": "default", "rope_theta": base}}
+
+
 @pytest.mark.parametrize(
-    ("world", "processes", "case"), [("tp2_pp2", 4, "gpt2"), ("tp2_pp2", 4, "llama"), ("pp2_vpp2", 2, "llama31")]
+    ("case", "spoil", "overrides"),
+    [
+        ("llama", gate_and_up_swapped, {}),
+        ("llama", key_and_value_swapped, {}),
+        ("llama", layers_swapped, {}),
+        ("llama", None, {"rms_norm_eps": 1e-6}),
+        ("llama", None, rotated(10000.0)),
+        ("llama31", None, rotated(10000.0)),
+        ("mistral", None, {"sliding_window": 15}),
+        ("gpt2_fused_gelu", None, {"activation_function": "gelu"}),
+        ("gpt2", None, {"activation_function": "gelu_new"}),
+        ("mixtral", experts_swapped, {}),
+        ("qwen2_moe", None, {"norm_topk_prob": True}),
+        ("deepseek_v3", without_expert_bias, {}),
+        ("deepseek_v3", None, {"routed_scaling_factor": 1.0}),
+        ("deepseek_v2", None, {"topk_method": "greedy"}),
+    ],
 )
-def test_parallel_ranks_are_merged(
-    megatron_world: World, tmp_path: Path, world: str, processes: int, case: str, layout: str
+def test_the_comparison_can_tell_a_wrong_model(
+    megatron_world: World, tmp_path: Path, case: str, spoil: Any, overrides: dict[str, Any]
 ) -> None:
-    assert difference(megatron_world(world, processes) / case, layout, tmp_path / "hf") <= 1e-4
+    place = megatron_world("single") / case
+    convert(place / "torch_dist/iter_0000010", tmp_path / "hf", tokenizer=None)
+    assert difference(load(tmp_path / "hf"), place) <= TOLERANCE
+    model = load(tmp_path / "hf", **overrides)
+    if spoil:
+        spoil(model)
+    assert difference(model, place) > 3 * TOLERANCE
+
+
+@pytest.mark.parametrize("case", ["llama_bf16", "nemotron", "mistral", "mixtral", "deepseek_v3", "deepseek_v3_plain"])
+def test_verify_builds_the_model_again(megatron_world: World, tmp_path: Path, case: str) -> None:
+    source = megatron_world("single") / case / "torch_dist/iter_0000010"
+    convert(source, tmp_path / "hf", tokenizer=None)
+    assert verify(source, tmp_path / "hf").passed
 
 
 def test_a_conversion_is_reused_until_the_checkpoint_changes(megatron_world: World, tmp_path: Path) -> None:
     source = tmp_path / "iter_0000010"
-    shutil.copytree(megatron_world("single", 1) / "gpt2/torch_dist/iter_0000010", source)
+    shutil.copytree(megatron_world("single") / "gpt2/torch_dist/iter_0000010", source)
     first = convert(source, tmp_path / "hf", tokenizer=None)
     assert convert(source, tmp_path / "hf", tokenizer=None) == first == read_receipt(tmp_path / "hf")
     (tmp_path / "hf/model.safetensors").write_bytes(b"cut short")
@@ -62,7 +149,7 @@ def test_a_conversion_is_reused_until_the_checkpoint_changes(megatron_world: Wor
 
 def test_a_checkpoint_with_nan_is_quarantined(megatron_world: World, tmp_path: Path) -> None:
     source = tmp_path / "iter_0000010"
-    shutil.copytree(megatron_world("single", 1) / "gpt2/torch/iter_0000010", source)
+    shutil.copytree(megatron_world("single") / "gpt2/torch/iter_0000010", source)
     file = source / "mp_rank_00/model_optim_rng.pt"
     state = torch.load(file, weights_only=False)
     state["model"]["decoder.layers.1.mlp.linear_fc2.weight"][3, 5] = float("nan")
@@ -75,7 +162,7 @@ def test_a_checkpoint_with_nan_is_quarantined(megatron_world: World, tmp_path: P
 
 def test_a_shard_cut_short_is_refused(megatron_world: World, tmp_path: Path) -> None:
     source = tmp_path / "iter_0000010"
-    shutil.copytree(megatron_world("single", 1) / "llama/torch_dist/iter_0000010", source)
+    shutil.copytree(megatron_world("single") / "llama/torch_dist/iter_0000010", source)
     shard = source / "__0_0.distcp"
     shard.write_bytes(shard.read_bytes()[:-3000])
     with pytest.raises(ConversionError, match=r"__0_0\.distcp"):
@@ -85,13 +172,19 @@ def test_a_shard_cut_short_is_refused(megatron_world: World, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("num_experts", 8), ("rotary_percent", 0.5), ("multi_latent_attention", True), ("add_bias_linear", True)],
+    [
+        ("moe_latent_size", 8),
+        ("rotary_interleaved", True),
+        ("multi_latent_attention", True),
+        ("window_size", (4, 4)),
+        ("position_embedding_type", "yarn"),
+    ],
 )
 def test_an_argument_that_cannot_be_expressed_is_named(
     megatron_world: World, tmp_path: Path, name: str, value: object
 ) -> None:
     source = tmp_path / "iter_0000010"
-    shutil.copytree(megatron_world("single", 1) / "llama/torch_dist/iter_0000010", source)
+    shutil.copytree(megatron_world("single") / "llama/torch_dist/iter_0000010", source)
     common = torch.load(source / "common.pt", weights_only=False)
     setattr(common["args"], name, value)
     torch.save(common, source / "common.pt")
@@ -101,7 +194,7 @@ def test_an_argument_that_cannot_be_expressed_is_named(
 
 def test_old_query_key_value_orders_are_understood(megatron_world: World, tmp_path: Path) -> None:
     """checkpoint_version 0 keeps rows as [3, heads, size], 1 as [heads, size, 3]."""
-    case = megatron_world("single", 1) / "gpt2"
+    case = megatron_world("single") / "gpt2"
     plain = convert(case / "torch/iter_0000010", tmp_path / "hf", tokenizer=None).checksum
     for version in (0, 1.0):
         source = tmp_path / f"v{version}" / "iter_0000010"
@@ -128,7 +221,7 @@ def test_the_command_line(megatron_world: World, tmp_path: Path) -> None:
             timeout=120,
         )
 
-    save = megatron_world("single", 1) / "llama/torch_dist"
+    save = megatron_world("single") / "llama/torch_dist"
     done = run(str(save), str(tmp_path / "hf"), "--dtype", "bfloat16", "--verify")
     assert done.returncode == 0, done.stderr
     assert "verified against Megatron" in done.stdout
