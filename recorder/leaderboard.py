@@ -45,6 +45,11 @@ class LeaderboardRow:
     averaged: tuple[str, ...] = field(default=())
 
 
+def is_share(value: float) -> bool:
+    """Between 0 and 1, rounding errors aside."""
+    return -1e-9 <= value <= 1.0 + 1e-9
+
+
 def metric_key(row: ScoreRow) -> str:
     return f"{row.task}.{row.metric}"
 
@@ -61,12 +66,12 @@ def main_metrics(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ())
     for row in scores:
         key = metric_key(row)
         position[row.task, key] = min(position.get((row.task, key), row.position), row.position)
-        if not row.higher_is_better or not 0.0 <= row.value <= 1.0:
+        if not row.higher_is_better or not is_share(row.value):
             unfit.add(key)
     if not position:
         for baseline in baselines:
             for place, (key, value) in enumerate(baseline.values.items()):
-                if 0.0 <= value <= 1.0:
+                if is_share(value):
                     named = key.rpartition(".")[0], key
                     position[named] = min(position.get(named, place), place)
     chosen: dict[str, tuple[int, int, str]] = {}
@@ -113,7 +118,7 @@ def _of_one_version(scores: Sequence[ScoreRow]) -> list[ScoreRow]:
 
 def _shares(row: LeaderboardRow) -> set[str]:
     """The metrics whose value is a share: a published 26 is a percentage that nobody may average with 0.26."""
-    return {key for key, value in row.metrics.items() if 0.0 <= value <= 1.0}
+    return {key for key, value in row.metrics.items() if is_share(value)}
 
 
 def _rows_of_scores(scores: Iterable[ScoreRow]) -> list[list[LeaderboardRow]]:

@@ -33,6 +33,7 @@ from recorder.wandb_publisher import Outcome, Publisher, WandbSettings
 
 logger = logging.getLogger(__name__)
 
+VIEWS = ("leaderboard.csv", "report.html")
 MODES = ("offline", "online", "disabled")
 
 
@@ -108,6 +109,8 @@ def rebuild_files(ledger: Ledger, work_dir: Path, title: str, baselines: Sequenc
     """Write leaderboard.csv and report.html; the board that they show."""
     from recorder.report import build_report
 
+    for left in (left for view in VIEWS for left in work_dir.glob(f".{view}.*.tmp")):
+        left.unlink(missing_ok=True)  # of one that was killed: the lock says that nobody is writing now
     board = build_board(ledger.scores(), baselines, remembered_choice(ledger))
     write_leaderboard_csv(work_dir / "leaderboard.csv", board.rows, board.columns)
     build_report(ledger, work_dir / "report.html", title=title, baselines=baselines)

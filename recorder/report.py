@@ -15,7 +15,7 @@ from typing import Any
 from recorder.baselines import Baseline
 from recorder.board import Board, build_board, remembered_choice
 from recorder.files import write_atomic
-from recorder.leaderboard import LeaderboardRow, main_metrics, metric_key
+from recorder.leaderboard import LeaderboardRow, is_share, main_metrics, metric_key
 from recorder.ledger import Ledger, ScoreRow
 from recorder.report_sections import glance, leaderboard_table, states_table
 from recorder.statistics import Z95, score_interval
@@ -145,7 +145,7 @@ def _charts(
 
 
 def _unit(rows: Sequence[ScoreRow]) -> str:
-    return f"{rows[0].metric}, 0 to 1" if all(0.0 <= row.value <= 1.0 for row in rows) else rows[0].metric
+    return f"{rows[0].metric}, 0 to 1" if all(is_share(row.value) for row in rows) else rows[0].metric
 
 
 def _summary(title: str, value: float, iteration: int | None) -> str:

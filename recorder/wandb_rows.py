@@ -11,7 +11,7 @@ from typing import Any
 
 from recorder.baselines import Baseline
 from recorder.board import Board
-from recorder.leaderboard import main_metrics, metric_key
+from recorder.leaderboard import is_share, main_metrics, metric_key
 from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow, TaskRow
 from recorder.published_models import PublishedModel
 
@@ -51,7 +51,7 @@ def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
     Neither is one with a published percentage among shares.
     """
     keys = sorted(main)
-    if not keys or not all(0.0 <= values.get(key, -1.0) <= 1.0 for key in keys):
+    if not keys or not all(is_share(values.get(key, -1.0)) for key in keys):
         return None
     return sum(values[key] for key in keys) / len(keys)
 

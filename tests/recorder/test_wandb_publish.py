@@ -227,7 +227,9 @@ def test_a_server_that_is_away_leaves_the_rows_pending(work_dir: WorkDir, monkey
 def test_disabled_writes_the_files_and_no_wandb_directory(work_dir: WorkDir):
     work_dir.evaluated(checkpoint(1000), 0.4, 0.5)
     work_dir.settings.write_text(work_dir.settings.read_text().replace("offline", "disabled"))
+    (work_dir.path / ".report.html.killed.tmp").write_text("half a report")
     work_dir.refresh()
+    assert not (work_dir.path / ".report.html.killed.tmp").exists()
     assert (work_dir.path / "report.html").exists() and not (work_dir.path / "wandb").exists()
 
 
