@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from handmade import legacy_checkpoint, small_tokenizer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from autoeval.convert import ConversionError, TokenizerSource, convert
-from autoeval.convert.megatron_cpu import gpt_args
 from autoeval.convert.tokenizer import tokenizer_source, write_tokenizer
 
 DATA = Path(os.environ.get("AUTOEVAL_DATA", Path(__file__).resolve().parents[3] / "shared/data")) / "tokenizers"
@@ -21,37 +21,7 @@ TEXT = "Hello, world! It's 1984;  two spaces."
 
 @pytest.fixture
 def small_gpt2(tmp_path: Path) -> TokenizerSource:
-    """A byte-level vocabulary of 256 bytes, two merges and the end of text: 259 tokens."""
-    from tokenizers import pre_tokenizers
-
-    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), "he", "hel", "<|endoftext|>"]
-    import json
-
-    (tmp_path / "vocab.json").write_text(json.dumps({token: n for n, token in enumerate(tokens)}))
-    (tmp_path / "merges.txt").write_text("#version: 0.2\nh e\nhe l\n")
-    return TokenizerSource("gpt2", vocab_path=tmp_path / "vocab.json", merge_path=tmp_path / "merges.txt")
-
-
-def legacy_checkpoint(directory: Path, **overrides: Any) -> Path:
-    """A GPT-2-style save with random weights, as one legacy rank file (no Megatron needed)."""
-    args = gpt_args(num_layers=1, padded_vocab_size=384, **overrides)
-    h, f = args.hidden_size, args.ffn_hidden_size
-    shapes = {
-        "embedding.word_embeddings.weight": (384, h), "embedding.position_embeddings.weight": (128, h),
-        "decoder.final_layernorm.weight": (h,), "decoder.final_layernorm.bias": (h,),
-    }  # fmt: skip
-    for name, shape in {
-        "input_layernorm.weight": (h,), "input_layernorm.bias": (h,), "pre_mlp_layernorm.weight": (h,),
-        "pre_mlp_layernorm.bias": (h,), "self_attention.linear_qkv.weight": (3 * h, h),
-        "self_attention.linear_qkv.bias": (3 * h,), "self_attention.linear_proj.weight": (h, h),
-        "self_attention.linear_proj.bias": (h,), "mlp.linear_fc1.weight": (f, h), "mlp.linear_fc1.bias": (f,),
-        "mlp.linear_fc2.weight": (h, f), "mlp.linear_fc2.bias": (h,),
-    }.items():  # fmt: skip
-        shapes[f"decoder.layers.0.{name}"] = shape
-    (directory / "mp_rank_00").mkdir(parents=True)
-    state = {"args": args, "checkpoint_version": 3.0, "model": {k: torch.randn(s) * 0.1 for k, s in shapes.items()}}
-    torch.save(state, directory / "mp_rank_00/model_optim_rng.pt")
-    return directory
+    return small_tokenizer(tmp_path)
 
 
 def test_padding_rows_are_cut_to_the_tokenizer(tmp_path: Path, small_gpt2: TokenizerSource) -> None:
