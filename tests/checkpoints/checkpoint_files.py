@@ -59,9 +59,9 @@ def write(path: Path, content: bytes, age: float) -> None:
     os.utime(path, (moment, moment))
 
 
-def look(root: Path, *, seconds_later: float = 0.0, **options: Any) -> ScanResult:
-    """One scan by a new watcher, for which it is ``seconds_later``."""
-    with clock(lambda: time.time() + seconds_later):
+def look(root: Path, *, seconds_later: float = 0.0, now: float | None = None, **options: Any) -> ScanResult:
+    """One scan by a new watcher, for which it is ``now``, or ``seconds_later`` than it is."""
+    with clock(lambda: (time.time() if now is None else now) + seconds_later):
         return watcher(root, **options).scan()
 
 

@@ -63,16 +63,17 @@ def test_no_prefix_of_a_save_is_complete(layout: str, tracker_is_newer: bool, tm
 def test_a_whole_megatron_save_waits_for_its_tracker(layout: str, tmp_path: Path, saves: Saves) -> None:
     """DCP's marks prove the content, so a tracker that never comes only delays; legacy files have no other proof."""
     save, _ = saves(layout)
+    now = time.time()
     directory = put(save, tmp_path, 4, age=5.0)
     for tracker, seconds in ((None, 10.0), (b"", 10.0), (b"2", 60.0)):
         if tracker is None:
             (tmp_path / TRACKER).unlink()
         else:
             write(tmp_path / TRACKER, tracker, 300.0)
-        ((iteration, reason),) = look(tmp_path).waiting
+        ((iteration, reason),) = look(tmp_path, now=now).waiting
         assert iteration == 4 and TRACKER in reason
-        assert look(tmp_path, seconds_later=seconds - 6.0).complete == ()
-        found = look(tmp_path, seconds_later=seconds - 4.0)
+        assert look(tmp_path, now=now + seconds - 6.0).complete == ()
+        found = look(tmp_path, now=now + seconds + 60.0)
         assert [checkpoint.path for checkpoint in found.complete] == ([] if save.format == "torch" else [directory])
     patient = SettleTimes(marks=1000.0, behind=2000.0)
     assert look(tmp_path, seconds_later=1500.0, settle=patient).complete == ()
@@ -219,8 +220,9 @@ def test_megatron_bridge_writes_its_configuration_after_the_tracker(tmp_path: Pa
     directory = put(save, tmp_path, 4, age=2.0)
     (directory / "run_config.yaml").unlink()
     never_complete(tmp_path, save, "no run_config.yaml")
+    now = time.time()
     write(directory / "run_config.yaml", b"model:\n", 0.0)
-    assert look(tmp_path).complete == ()
+    assert look(tmp_path, now=now + 0.2).complete == ()
     assert len(look(tmp_path, seconds_later=0.6).complete) == 1
 
 

@@ -1,53 +1,118 @@
-"""What megatron-core itself writes is understood: both layouts complete, every tensor where .metadata says."""
+"""What megatron-core itself writes is understood: by one process, by two with virtual stages, and asynchronously."""
 
 from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from checkpoint_files import TRACKER, look, watcher, write
 
-from autoeval.checkpoints import Watcher, pinned, read_dcp_metadata, unchanged
+from autoeval.checkpoints import SettleTimes, pinned, read_dcp_metadata, unchanged
 
 HOME = Path(__file__).resolve().parents[2]
+# One process: both layouts with an optimizer, then two asynchronous saves that wait at each step for a line of input.
+# Two processes: two pipeline stages, each with two virtual ones.
 SAVE = """
 import sys, torch
-from autoeval.convert import megatron_cpu as cpu
+from pathlib import Path
+from autoeval.convert import megatron_cpu as cpu, megatron_save
+root, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
+
+def main():
+    virtual = 2 if world == 2 else None
+    cpu.initialize(
+        pipeline_parallel=world, virtual_pipeline_parallel=virtual, rank=rank, world_size=world, store=root / "store"
+    )
+    arguments = cpu.gpt_args(
+        swiglu=True, hidden_size=64, ffn_hidden_size=96, num_layers=2 * world,
+        pipeline_model_parallel_size=world, virtual_pipeline_model_parallel_size=virtual,
+    )
+    model = [cpu.build_gpt(arguments, vp_stage=stage) for stage in range(2)] if virtual else cpu.build_gpt(arguments)
+    optimizer = None
+    if not virtual:
+        for parameter in model.parameters():
+            parameter.grad = torch.ones_like(parameter)
+        optimizer = torch.optim.AdamW(model.parameters())
+        optimizer.step()
+    megatron_save.save_torch_dist(root / "torch_dist", 2, model, arguments, optimizer)
+    megatron_save.save_legacy(root / "torch", 2, model, arguments, optimizer)
+    if "async" in sys.argv:
+        save_asynchronously(root / "async", model, arguments)
+
+def save_asynchronously(directory, model, arguments):
+    from megatron.core import dist_checkpointing
+    plain, requests = dist_checkpointing.save, []
+    dist_checkpointing.save = lambda *a, **k: requests.append(plain(*a, async_sharded_save=True, **k))
+    for iteration in (2, 4):
+        megatron_save.save_torch_dist(directory, iteration, model, arguments)
+    tracker = directory / "latest_checkpointed_iteration.txt"
+    tracker.unlink()
+    told("begun")
+    for request in requests:
+        given = list(request.async_fn_args)
+        if request.preload_fn:
+            given[1] = request.preload_fn()
+        request.async_fn(*given, **request.async_fn_kwargs)
+        told("written")
+    for iteration, request in zip((2, 4), requests):
+        for finalize in request.finalize_fns:
+            finalize()
+        told("marked")
+        tracker.write_text(str(iteration))
+        told("finished")
+
+def told(what):
+    print("AT", what, flush=True)
+    sys.stdin.readline()
+
 if __name__ == "__main__":
-    cpu.initialize()
-    arguments = cpu.gpt_args(swiglu=True, hidden_size=64, ffn_hidden_size=96)
-    model = cpu.build_gpt(arguments)
-    for parameter in model.parameters():
-        parameter.grad = torch.ones_like(parameter)
-    optimizer = torch.optim.AdamW(model.parameters())
-    optimizer.step()
-    cpu.save_torch_dist(sys.argv[1] + "/torch_dist", 2, model, arguments, optimizer)
-    cpu.save_legacy(sys.argv[1] + "/torch", 2, model, arguments, optimizer)
+    main()
 """
 
 
-@pytest.fixture(scope="module")
-def saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    pytest.importorskip("megatron.core")
-    root = tmp_path_factory.mktemp("megatron")
+def saver(root: Path, rank: int, world: int, *more: str) -> subprocess.Popen[str]:
     (root / "save.py").write_text(SAVE)
-    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(root / "save.py"), str(root)]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, timeout=90)
-    assert done.returncode == 0, done.stderr[-3000:]
+    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(root / "save.py"), str(root), str(rank), str(world), *more]
+    return subprocess.Popen(
+        command, env=environment, cwd=root, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+
+
+def run(root: Path, world: int) -> Path:
+    pytest.importorskip("megatron.core")
+    ranks = [saver(root, rank, world) for rank in range(world)]
+    output = [rank.communicate(timeout=180)[0] for rank in ranks]
+    assert all(rank.returncode == 0 for rank in ranks), "\n".join(text[-3000:] for text in output)
     return root
 
 
+@pytest.fixture(scope="session")
+def saves_of_one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("megatron1"), 1)
+
+
+@pytest.fixture(scope="session")
+def saves_of_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("megatron2"), 2)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("processes", ["saves_of_one", "saves_of_two"])
 @pytest.mark.parametrize("layout", ["torch_dist", "torch"])
-def test_what_megatron_saved_is_complete(saves: Path, tmp_path: Path, layout: str) -> None:
-    watcher = Watcher(
-        saves / layout, "gpt", token_per_iteration=0.25, begin=2, end=2, interval=2, check_interval_seconds=60.0
-    )
-    found = watcher.scan()
+def test_what_megatron_saved_is_complete(
+    processes: str, layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    saved: Path = request.getfixturevalue(processes)
+    found = look(saved / layout, token_per_iteration=0.25)
     assert found.waiting == ()
     (checkpoint,) = found.complete
     assert (checkpoint.format, checkpoint.iteration, checkpoint.tokens) == (layout, 2, 0.5)
@@ -56,10 +121,90 @@ def test_what_megatron_saved_is_complete(saves: Path, tmp_path: Path, layout: st
 
 
 @pytest.mark.slow
-def test_every_stored_tensor_has_the_place_and_shape_that_the_metadata_says(saves: Path) -> None:
+@pytest.mark.parametrize("processes", ["saves_of_one", "saves_of_two"])
+@pytest.mark.parametrize("layout", ["torch_dist", "torch"])
+def test_no_prefix_of_what_megatron_wrote_is_complete(
+    processes: str, layout: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """File by file in the order of their times, each also cut short; the tracker is there, and newer, all the while."""
+    saved: Path = request.getfixturevalue(processes)
+    source = saved / layout / "iter_0000002"
+    files = sorted((path for path in source.rglob("*") if path.is_file()), key=lambda path: path.stat().st_mtime_ns)
+    names = [str(path.relative_to(source)) for path in files]
+    if layout == "torch":
+        assert len(names) == (1 if processes == "saves_of_one" else 2)
+    else:
+        assert names[0] == "common.pt" and names[-2:] == [".metadata", "metadata.json"] and len(names) >= 5
+    target = tmp_path / "iter_0000002"
+    for name, path in zip(names, files, strict=True):
+        content = path.read_bytes()
+        for length in (0, len(content) // 3, len(content) - 64, len(content) - 1):
+            write(target / name, content[:length], 2.0)
+            write(tmp_path / TRACKER, b"2", 1.0)
+            for seconds_later in (0.0, 100_000.0):
+                assert look(tmp_path, seconds_later=seconds_later).complete == (), f"{name} cut to {length} bytes"
+        write(target / name, content, 2.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [2]
+    for name in names:
+        shutil.copytree(target, tmp_path / "kept")
+        (target / name).unlink()
+        assert look(tmp_path, seconds_later=100_000.0).complete == (), f"without {name}"
+        shutil.rmtree(target)
+        (tmp_path / "kept").rename(target)
+
+
+@contextmanager
+def asynchronous(root: Path) -> Iterator[Iterator[str]]:
+    """Steps of two asynchronous saves; each is over when it is told, the next begins when it is asked for."""
+    process = saver(root, 0, 1, "async")
+    output: list[str] = []
+
+    def steps() -> Iterator[str]:
+        assert process.stdout is not None and process.stdin is not None
+        for line in process.stdout:
+            output.append(line)
+            if line.startswith("AT "):
+                yield line.split()[1]
+                process.stdin.write("go\n")
+                process.stdin.flush()
+
+    try:
+        yield steps()
+        assert process.wait(60) == 0, "".join(output)[-3000:]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_two_asynchronous_saves_of_megatron_in_flight(tmp_path: Path) -> None:
+    pytest.importorskip("megatron.core")
+    root = tmp_path / "async"
+    looking = watcher(root, settle=SettleTimes(marks=3600.0, behind=3600.0))  # however slow the machine is
+    seen: list[tuple[str, list[int], list[int]]] = []
+    with asynchronous(tmp_path) as steps:
+        for step in steps:
+            found = looking.scan()
+            assert found.abandoned == found.unsupported == ()
+            if step == "written":
+                assert any((root / "iter_0000002").glob("*.distcp"))
+            seen.append((step, [c.iteration for c in found.complete], [iteration for iteration, _ in found.waiting]))
+    assert seen == [
+        ("begun", [], [2, 4]),
+        ("written", [], [2, 4]),
+        ("written", [], [2, 4]),
+        ("marked", [], [2, 4]),
+        ("finished", [2], [4]),
+        ("marked", [2], [4]),
+        ("finished", [2, 4], []),
+    ]
+
+
+@pytest.mark.slow
+def test_every_stored_tensor_has_the_place_and_shape_that_the_metadata_says(saves_of_one: Path) -> None:
     import torch
 
-    directory = saves / "torch_dist" / "iter_0000002"
+    directory = saves_of_one / "torch_dist" / "iter_0000002"
     metadata = read_dcp_metadata(directory)
     assert metadata.tensors["decoder.layers.mlp.linear_fc1.weight"].shape == (2, 192, 64)
     assert metadata.tensors["embedding.word_embeddings.weight"].dtype == "float32"
