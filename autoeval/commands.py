@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import signal
 import sqlite3
 import sys
 import time
@@ -24,7 +25,9 @@ from recorder.results import CheckpointRef
 
 logger = logging.getLogger(__name__)
 
-DISK_FULL_SECONDS = 10.0  # between looks whether there is room again
+RESTART_SECONDS = 10.0  # after a trouble of the machine: a full disk, a file system that is away
+ATTEMPTS = 3
+STEADY_SECONDS = 300.0  # a daemon that worked for so long has earned all its attempts anew
 
 
 def run_command(options: argparse.Namespace) -> int:
@@ -54,6 +57,12 @@ def run_command(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 2
+    except LedgerError as error:
+        print(f"evaluator.py: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # before or after the daemon's own handling of signals
+        print("evaluator.py: stopped", file=sys.stderr)
+        return 128 + signal.SIGINT
 
 
 def _watch_options(options: argparse.Namespace) -> WatchOptions:
@@ -94,16 +103,23 @@ def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) 
     handlers = [_log_to(work_dir / "logs" / "daemon.log") for work_dir in locks]
     try:
         tasks = [load_tasks_of(config, watch) for config in configs]
+        failures = 0
         while True:
+            begun = time.monotonic()
             try:
                 runs = [WatchedRun(config, watch, its) for config, its in zip(configs, tasks, strict=True)]
                 _tell_what_is_watched(runs)
                 status = Daemon(runs, once=once).run()
             except (OSError, sqlite3.OperationalError, LedgerError) as error:
-                if not _disk_is_full(error):
+                # Starting again is the only recovery there is; it need not wait for a person to do it.
+                failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
+                if _disk_is_full(error):
+                    logger.error("the disk of the work directory is full (%s): going on when there is room", error)
+                elif failures < ATTEMPTS:
+                    logger.exception("starting again in %.0f s", RESTART_SECONDS)
+                else:
                     raise
-                logger.error("the disk of the work directory is full (%s): going on when there is room", error)
-                time.sleep(DISK_FULL_SECONDS)
+                time.sleep(RESTART_SECONDS)
                 continue
             logger.info("ended with status %d", status)
             return status

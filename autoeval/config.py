@@ -281,3 +281,11 @@ def _check_distinct(source: YamlFile, runs: list[AutoEval]) -> None:
                 f"{source.path}: auto_eval: two runs share model_name {run.model_name} and work_dir {run.work_dir}"
             )
         seen.add(key)
+    for run in runs[1:]:  # what is shown is made of one ledger: it has one title, one project, one set of baselines
+        other = next(other for other in runs if other.work_dir == run.work_dir)
+        for name in ("project_name", "baselines", "wandb"):
+            if getattr(run, name) != getattr(other, name):
+                raise ConfigError(
+                    f"{source.path}: auto_eval: {other.model_name} and {run.model_name} share work_dir {run.work_dir} "
+                    f"but not {name}: expected the same, or a work_dir for each"
+                )

@@ -19,6 +19,7 @@ from typing import Any
 from autoeval.runners.local import LocalWorker
 from autoeval.views import Views
 from autoeval.watched_run import Entry, WatchedRun
+from recorder.results import ResultFileError
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Daemon:
         self._current: tuple[WatchedRun, Entry] | None = None
         self._task: str | None = None  # what the worker is at
         self._idle_since = time.monotonic()
+        self._worker_log = self.runs[0].logs / "worker.log"
         self._views = {run: Views(run, self._on_views_end) for run in self.runs}
         self._stopping = threading.Event()
 
@@ -135,7 +137,7 @@ class Daemon:
 
     def _worker_at_hand(self) -> LocalWorker:
         if self._worker is None:
-            self._worker = LocalWorker(self._on_event_thread, self.runs[0].logs / "worker.log")
+            self._worker = LocalWorker(self._on_event_thread, self._worker_log)
         return self._worker
 
     def _start_next(self) -> None:
@@ -180,7 +182,10 @@ class Daemon:
             self._task = event["task"]
             run.ledger.note_task(ref, event["task"], "running", version=event["version"], log=event["log"])
         elif kind == "task_done":
-            run.ingest(entry, event["task"], event["version"], event["result"])
+            try:
+                run.ingest(entry, event["task"], event["version"], event["result"])
+            except ResultFileError as error:
+                self._note_failure(run, entry, event["task"], event["version"], str(error), None)
         elif kind == "task_failed":
             self._note_failure(run, entry, event["task"], event["version"], event["error"], event["log"])
         elif kind in ("checkpoint_failed", "checkpoint_missed"):

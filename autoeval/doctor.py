@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import netrc
 import os
 import shutil
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
-from autoeval.config import AutoEval
+from autoeval.config import AutoEval, MegatronSection
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import ask_tasks
 
@@ -50,6 +51,9 @@ def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[]
             path = getattr(config.megatron, key)
             if path is not None:
                 listed.append((f"megatron.{key}", partial(_readable, path)))
+        if config.megatron.validation_text is not None:
+            listed.append(("megatron.validation_text", partial(_validation_text, config.megatron)))
+        listed.append(("model.verify", partial(_verification, config.model.verify)))
     if config.baselines is not None:
         listed.append(("baselines", partial(_baselines, config.baselines)))
     listed.append(("tasks, their data, and the local runner", partial(_tasks, config, watch)))
@@ -78,7 +82,28 @@ def _checkpoints(config: AutoEval, watch: WatchOptions) -> str:
     if not watcher.checkpoint_path.exists():
         return f"{watcher.checkpoint_path} does not exist yet; it will be waited for"
     found = watcher.scan()
-    return f"{watcher.checkpoint_path}: {len(found.complete)} complete and due, {len(found.waiting)} not complete"
+    linked = watcher.checkpoint_path.stat().st_dev == config.work_dir.stat().st_dev
+    pins = (
+        "pinned by hard links" if linked else "on another file system than work_dir: deleted before its turn is missed"
+    )
+    counts = f"{len(found.complete)} complete and due, {len(found.waiting)} not complete"
+    return f"{watcher.checkpoint_path}: {counts}; {pins}"
+
+
+def _validation_text(section: MegatronSection) -> str:
+    if section.log_path is None:
+        raise ValueError("needs megatron.log_path, the training log that has the run's validation loss")
+    assert section.validation_text is not None
+    return _readable(section.validation_text)
+
+
+def _verification(mode: str) -> str:
+    installed = importlib.util.find_spec("megatron") is not None
+    if mode == "always" and not installed:
+        raise ValueError("'always' needs megatron-core, which is not installed")
+    if mode != "never" and not installed:
+        return f"'{mode}', but megatron-core is not installed: conversions are not compared with it"
+    return mode
 
 
 def _baselines(path: Path) -> str:

@@ -201,7 +201,7 @@ class WatchedRun:
         """The checkpoint whose turn it is. Those that are lost by then are recorded as missed on the way."""
         waiting = {entry.ref.iteration: entry for entry in self.waiting()}
         for iteration in in_turn(self.config.order, waiting, self._evaluated()):
-            if (lost := _lost(waiting[iteration].readable)) is None:
+            if (lost := _lost(waiting[iteration])) is None:
                 return waiting[iteration]
             self.finish(waiting[iteration], "missed", lost)
         return None
@@ -211,9 +211,10 @@ class WatchedRun:
         out of it."""
         entry.being_evaluated = True
         self.ledger.set_state(entry.ref, "evaluating")
-        for task, version in self.tasks:
-            self.ledger.note_task(entry.ref, task, "queued", version=version)
         skip = tuple(task for task, deaths in entry.deaths.items() if deaths >= self.config.runner.max_attempts)
+        for task, version in self.tasks:
+            if task not in skip:
+                self.ledger.note_task(entry.ref, task, "queued", version=version)
         path = iteration_directory(self.config, entry.ref.iteration) / "plan.json"
         save_plan(path, evaluation_plan(self.config, self.task_plan, self.tasks, entry.ref, entry.readable, skip))
         return path
@@ -299,13 +300,13 @@ def _fingerprint(directory: Path) -> str | None:
         return None
 
 
-def _lost(readable: Checkpoint) -> str | None:
+def _lost(entry: Entry) -> str | None:
     """Why a checkpoint cannot be evaluated any more; ``None`` when it can, as far as its files' names and times say."""
     try:
-        if fingerprint(readable.path) == readable.fingerprint:
+        if fingerprint(entry.readable.path) == entry.ref.fingerprint:
             return None
     except FileNotFoundError:
-        return f"{readable.path} was deleted before its turn"
+        return f"{entry.ref.path} was deleted before its turn"
     except OSError:
         return None  # the worker will meet it too, and tell what it is
-    return f"{readable.path} was deleted or saved again before its turn"
+    return f"{entry.ref.path} was deleted or saved again before its turn"

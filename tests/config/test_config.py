@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from autoeval.checkpoints import SettleTimes
 from autoeval.config import load_config
+from autoeval.planning import WatchOptions, make_watcher
 from autoeval.yaml_file import ConfigError
 
 GOOD = """
@@ -113,6 +115,27 @@ def test_several_runs_in_one_file(tmp_path: Path) -> None:
     first, second = load_config(write(tmp_path, "auto_eval:\n" + entry + entry.replace("gpt2-1.3b", "gpt2-7b")))
     assert (first.model_name, second.model_name) == ("gpt2-1.3b", "gpt2-7b")
     assert "share model_name" in complaint(tmp_path, "auto_eval:\n" + entry + entry)
+
+
+def test_runs_that_share_a_work_directory_share_what_is_shown(tmp_path: Path) -> None:
+    entry = "  - " + GOOD.split("auto_eval:\n")[1].lstrip().replace("\n", "\n  ").rstrip() + "\n"
+    other = entry.replace("gpt2-1.3b", "gpt2-7b").replace("project_name: demo", "project_name: other")
+    assert "but not project_name" in complaint(tmp_path, "auto_eval:\n" + entry + other)
+    load_config(write(tmp_path, "auto_eval:\n" + entry + other.replace("work_dir: out", "work_dir: out2")))
+
+
+def test_order_backlog_settle_times_and_checks_of_the_conversion(tmp_path: Path) -> None:
+    text = GOOD.replace("    token_per", "    settle_seconds: {legacy: 5, abandoned: 600}\n    token_per")
+    text += "  order: bisect\n  max_backlog: 4\n  model: {verify: always, converted_disk_gb: 1.5}\n"
+    (config,) = load_config(write(tmp_path, text))
+    assert (config.order, config.max_backlog) == ("bisect", 4)
+    assert (config.model.verify, config.model.converted_disk_gb) == ("always", 1.5)
+    settle = make_watcher(config, WatchOptions()).settle
+    assert (settle.legacy, settle.abandoned, settle.marks) == (5, 600, SettleTimes().marks)
+    assert "auto_eval.order" in complaint(tmp_path, GOOD + "  order: random\n")
+    assert "auto_eval.max_backlog" in complaint(tmp_path, GOOD + "  max_backlog: 0\n")
+    wrong = text.replace("abandoned: 600", "abandonned: 600")
+    assert "settle_seconds.abandonned: unknown key; did you mean 'abandoned'?" in complaint(tmp_path, wrong)
 
 
 def test_what_this_version_cannot_do_is_said_and_not_passed_over(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import shutil
@@ -15,8 +16,20 @@ import pytest
 
 from autoeval.runners.local import LocalWorker
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
+from recorder.ledger import Ledger
 from recorder.results import CheckpointRef
-from tests.end_to_end.daemon_world import CONFIG, DATASET, deliver, run, scores, started, states, wait_for
+from tests.end_to_end.daemon_world import (
+    CONFIG,
+    DATASET,
+    deliver,
+    log_lines,
+    logged,
+    run,
+    scores,
+    started,
+    states,
+    wait_for,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -215,3 +228,44 @@ def test_an_idle_daemon_is_light(project: Path) -> None:
         status = Path(f"/proc/{daemon.pid}/status").read_text()
         (resident,) = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS")]
         assert resident < 150 * 1024  # KiB
+
+        def ticks() -> int:  # of this process, user and system
+            return sum(map(int, Path(f"/proc/{daemon.pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+
+        before = ticks()
+        time.sleep(3.0)  # what is measured is a rate
+        assert (ticks() - before) / os.sysconf("SC_CLK_TCK") <= 0.03 * 3.0
+        children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
+        assert children == []
+
+
+def test_a_task_that_keeps_killing_the_worker_fails_alone(models: Path, project: Path) -> None:
+    items = project / "items.jsonl"
+    items.write_text(items.read_text() * 60)  # long enough to be killed in
+    (project / "evaluator.yaml").write_text(CONFIG + "  runner: {max_attempts: 1}\n")
+    deliver(models, project, 100)
+
+    def running() -> bool:
+        with contextlib.closing(Ledger(project / "out" / "ledger.sqlite")) as ledger:
+            return any((row.task, row.state) == ("second", "running") for row in ledger.tasks())
+
+    with started(project, "--end-iteration", "100") as daemon:
+        wait_for(lambda: logged(project, "worker is ready") and running())
+        line = next(line for line in log_lines(project) if "worker is ready" in line)
+        os.kill(int(line.rpartition("process ")[2].rstrip(")")), signal.SIGKILL)
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 1, errors
+    assert [row[1] for row in scores(project)] == ["first"]
+    status = run(project, "--status").stdout
+    assert "ended with signal 9 during 'second'" in status
+    assert run(project, "--end-iteration", "100").returncode == 1  # failed for good: until --retry
+
+
+def test_sigterm_then_a_second_one_end_it_as_one_does(project: Path) -> None:
+    with started(project) as daemon:
+        wait_for(lambda: logged(project, "watching"))
+        daemon.send_signal(signal.SIGTERM)
+        daemon.send_signal(signal.SIGTERM)
+        _, errors = daemon.communicate(timeout=60)
+    assert daemon.returncode == 128 + signal.SIGTERM, errors
+    assert "Traceback" not in errors
