@@ -113,8 +113,9 @@ class DcpStore:
         claimed: dict[str, int] = defaultdict(int)
         for item in items:
             claimed[item.file] += item.length
+        sizes = {name: file.stat().st_size for name, file in self._files.items()}
         for item in items:
-            size = self._files[item.file].stat().st_size
+            size = sizes[item.file]
             if item.offset + item.length > size or claimed[item.file] > size:
                 raise ConversionError(
                     f"{self._files[item.file]}: has {size} bytes, .metadata says that {item.key} is at {item.offset} to "

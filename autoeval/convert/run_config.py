@@ -27,9 +27,10 @@ _RENAMED = {
     "bias_activation_fusion": "bias_gelu_fusion",
     "fp8_param": "fp8_param_gather",
 }
-# Providers that build megatron-core's plain GPTModel. Others (Gemma, Llama 4, vision) add arithmetic of their own.
+# Providers that build megatron-core's plain GPTModel. Others (Gemma, Llama 4, GPT-OSS, vision) add arithmetic of their own.
 _PLAIN_PROVIDER = re.compile(
-    r"(GPT|MLA|Llama(?!4)|CodeLlama|Qwen2(?!VL|5VL)|Qwen25(?!VL)|Qwen3(?!VL|Next|Omni)|Mistral|Mixtral|DeepSeek)"
+    r"(GPT|MLA|Llama(2|3|31|32)?|CodeLlama|Qwen(2|25|3|3MoE)|Mistral(Small3)?|Mixtral|DeepSeek(V2|V2Lite|V3)?|Moonlight"
+    r"|KimiK2|Nemotron[34]?)(Model)?Provider[0-9A-Z_]*"
 )
 # (activation function, gated) -> the argument that means it; None is the default, gelu.
 _ACTIVATIONS = {
@@ -71,7 +72,7 @@ def read_run_config(directory: Path, vocabulary: int) -> argparse.Namespace:
 
 def _check_provider(model: dict[str, Any], path: Path) -> None:
     target = str(model.get("_target_", ""))
-    if not _PLAIN_PROVIDER.match(target.rpartition(".")[2]):
+    if not _PLAIN_PROVIDER.fullmatch(target.rpartition(".")[2]):
         raise ConversionError(
             f"{path}: model._target_ is {target!r}, which may compute more than megatron-core's GPTModel"
         )

@@ -67,8 +67,9 @@ class Inert:
 def inside(directory: Path, file: str) -> Path:
     """``directory / file`` when that is a regular file inside ``directory``; a link out of it is refused, unread."""
     path = directory / file
+    parts = [path, *path.parents][: len(Path(file).parts)]
     try:
-        if not path.resolve().is_relative_to(directory.resolve()):
+        if any(part.is_symlink() for part in parts) and not path.resolve().is_relative_to(directory.resolve()):
             raise ConversionError(f"{path}: refused, because it leads out of the checkpoint, to {path.resolve()}")
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConversionError(f"{path}: not a regular file")

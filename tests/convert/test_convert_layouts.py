@@ -245,55 +245,7 @@ def test_arguments_in_a_stored_item(world: Path, tmp_path: Path) -> None:
     assert vars(open_source(source).args) == vars(open_source(world / "llama/stacked" / ITERATION).args)
 
 
-RUN_CONFIG = """
-_target_: megatron.bridge.training.config.ConfigContainer
-checkpoint:
-  _target_: megatron.bridge.training.config.CheckpointConfig
-  ckpt_format: torch_dist
-model:
-  _target_: megatron.bridge.models.llama.llama_provider.LlamaModelProvider
-  activation_func:
-    _call_: false
-    _target_: torch.nn.functional.silu
-  add_bias_linear: false
-  add_qkv_bias: false
-  attention_backend:
-    _args_: [5]
-    _call_: true
-    _name_: auto
-    _target_: megatron.core.transformer.enums.AttnBackend
-  ffn_hidden_size: 96
-  gated_linear_unit: true
-  hidden_size: 64
-  init_method:
-    _args_: []
-    _partial_: true
-    _target_: torch.nn.init.normal_
-    mean: 0.0
-    std: 0.02
-  kv_channels: 16
-  layernorm_epsilon: 1.0e-05
-  layernorm_zero_centered_gamma: false
-  moe_layer_freq: 1
-  multi_latent_attention: false
-  normalization: RMSNorm
-  num_attention_heads: 4
-  num_layers: 4
-  num_moe_experts: null
-  num_query_groups: 2
-  params_dtype:
-    _call_: false
-    _target_: torch.float32
-  position_embedding_type: rope
-  qk_layernorm: false
-  rotary_base: 10000
-  rotary_interleaved: false
-  rotary_percent: 1.0
-  seq_length: 128
-  share_embeddings_and_output_weights: false
-  should_pad_vocab: true
-  vocab_size: 250
-"""
+RUN_CONFIG = Path(__file__).with_name("megatron_bridge_0_3_1_run_config.yaml").read_text()
 
 
 def test_megatron_bridge_has_its_arguments_in_run_config(world: Path, tmp_path: Path, checksum: Any) -> None:
@@ -311,6 +263,7 @@ def test_megatron_bridge_has_its_arguments_in_run_config(world: Path, tmp_path: 
     [
         ("llama_provider.LlamaModelProvider", "gemma_provider.GemmaModelProvider", "GemmaModelProvider"),
         ("llama_provider.LlamaModelProvider", "llama_provider.Llama4ModelProvider", "Llama4ModelProvider"),
+        ("llama_provider.LlamaModelProvider", "gpt_oss_provider.GPTOSSProvider20B", "GPTOSSProvider20B"),
         ("torch.nn.functional.silu", "torch.nn.functional.relu", "activation_func"),
         ("hidden_size: 64", "hidden_size: !!python/object/apply:os.getcwd []", "not plain YAML.*os.getcwd"),
         ("model:", "models:", "no section 'model'"),
