@@ -70,6 +70,13 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
          "moe_router_enable_expert_bias": True,
          "mtp_num_layers": 1, "moe_layer_freq": 1},
     ),
+    "glm4_moe": (
+        "glm4_moe",
+        {**EXPERTS, **UNTIED, "add_qkv_bias": True, "qk_layernorm": True, "rotary_percent": 0.5, "kv_channels": 24,
+         "num_experts": 8, "moe_router_topk": 4, "moe_router_num_groups": 4, "moe_router_group_topk": 2,
+         "moe_router_score_function": "sigmoid", "moe_router_enable_expert_bias": True,
+         "moe_router_topk_scaling_factor": 2.5, "moe_shared_expert_intermediate_size": 48, "moe_layer_freq": [0, 1]},
+    ),
     "deepseek_v3_unbiased": ("deepseek_v3", {**LATENT, "moe_router_score_function": "sigmoid", "moe_shared_expert_intermediate_size": 48}),
     "deepseek_v2": (
         "deepseek_v2",

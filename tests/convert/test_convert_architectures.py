@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import inspect
+import re
 from typing import Any
 
 import pytest
 from megatron_world import CASES, SINGLETONS
 
+from autoeval.convert import arguments
 from autoeval.convert.architectures import ARCHITECTURES, choose
 from autoeval.convert.arguments import ModelArguments, parse_arguments
 from autoeval.convert.errors import ConversionError
@@ -156,3 +160,33 @@ def test_arguments_that_older_megatrons_did_not_have() -> None:
         argparse.Namespace(**needed, multi_latent_attention=True, q_lora_rank=None), "iter_0000010"
     ).latent
     assert latent and (latent.query_rank, latent.key_value_rank, latent.rope_type) == (None, 512, "yarn")
+
+
+# Fields of TransformerConfig that leave a trained model's logits as they are, but for rounding.
+INDIFFERENT = re.compile(
+    r"""
+    init_method|perform_initialization|meta_device|loss|bias_update_rate|qk_clip|log_max|per_layer_logging|per_token|test_mode
+    |grad|dropout|recompute|activations$|checkpoint
+    |fp8|fp4|fp16|bf16|amax|softmax_in_fp32|fp32_residual|autocast|params_dtype|router_dtype|quant|kitchen
+    |fusion|fused|persist_layer_norm|memory_efficient|grouped_gemm|deterministic|attention_backend|transformer_impl|batch_invariant
+    |parallel|overlap|pipeline|p2p|sync|comm|ub_|tp_|cp_|barrier|timers|microbatch|dispatcher|deepep|hybridep|extended_tp
+    |variable_seq|cuda_graph|offload|cpu_|inference|flash_decode|rng_tracker|symmetric|mlp_chunks|cache_mla|config_logger
+    |clone_scatter|transpose_cache|routing_replay
+    |apply_query_key_layer_scaling  # divides the scores and multiplies them again
+    |pad_expert_input|token_drop_policy  # only with moe_expert_capacity_factor
+    |mamba|^linear_|dsa_  # only with experimental_attention_variant, or in hybrid models
+    |heterogeneous_block_specs  # only with heterogeneous_layers_config_path
+    |num_moe_experts|gated_linear_unit|activation_func$  # from num_experts, swiglu and the like
+    """,
+    re.VERBOSE,
+)
+
+
+@pytest.mark.slow  # imports megatron-core
+@pytest.mark.filterwarnings("ignore")
+def test_every_field_of_megatrons_configuration_is_accounted_for() -> None:
+    config = pytest.importorskip("megatron.core.transformer.transformer_config")
+    fields = {field.name for field in dataclasses.fields(config.MLATransformerConfig)}
+    assert len(fields) > 200
+    read = inspect.getsource(arguments)
+    assert {name for name in fields if f'"{name}"' not in read and not INDIFFERENT.search(name)} == set()

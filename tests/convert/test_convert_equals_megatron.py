@@ -126,9 +126,17 @@ def test_the_comparison_can_tell_a_wrong_model(
     assert difference(model, place) > 3 * TOLERANCE
 
 
-@pytest.mark.parametrize("case", ["llama_bf16", "nemotron", "mistral", "mixtral", "deepseek_v3", "deepseek_v3_plain"])
-def test_verify_builds_the_model_again(megatron_world: World, tmp_path: Path, case: str) -> None:
-    source = megatron_world("single") / case / "torch_dist/iter_0000010"
+@pytest.mark.parametrize(
+    ("place", "layout"),
+    [
+        ("single/llama_bf16", "torch_dist"), ("single/llama_geglu", "torch"), ("single/nemotron", "torch_dist"),
+        ("single/mistral", "torch"), ("single/deepseek_v3_plain", "torch_dist"), ("pp2/llama_uneven", "torch_dist"),
+        ("pp2_vpp2/llama31", "torch"), ("tp2/deepseek_v3", "torch"), ("tp2_ep2/mixtral_window_bf16", "torch_dist"),
+    ],
+)  # fmt: skip
+def test_verify_builds_the_whole_model_again(megatron_world: World, tmp_path: Path, place: str, layout: str) -> None:
+    world, case = place.split("/")
+    source = megatron_world(world) / case / layout / "iter_0000010"
     convert(source, tmp_path / "hf", tokenizer=None)
     assert verify(source, tmp_path / "hf").passed
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from autoeval.convert.architectures.architecture import Architecture, Row
 from autoeval.convert.architectures.deepseek import DEEPSEEK_V2, DEEPSEEK_V3
+from autoeval.convert.architectures.glm4_moe import GLM4_MOE
 from autoeval.convert.architectures.gpt2 import GPT2
 from autoeval.convert.architectures.gpt_neox import GPT_NEOX
 from autoeval.convert.architectures.llama import LLAMA
@@ -24,7 +25,7 @@ __all__ = ["ARCHITECTURES", "Architecture", "Row", "choose"]
 # Where two can express the same arguments, the first is taken.
 ARCHITECTURES: tuple[Architecture, ...] = (
     GPT2, LLAMA, QWEN2, QWEN3, MISTRAL, PHI3, NEMOTRON, STARCODER2, GPT_NEOX, STABLELM,
-    MIXTRAL, QWEN3_MOE, QWEN2_MOE, DEEPSEEK_V3, DEEPSEEK_V2,
+    MIXTRAL, QWEN3_MOE, QWEN2_MOE, GLM4_MOE, DEEPSEEK_V3, DEEPSEEK_V2,
 )  # fmt: skip
 
 

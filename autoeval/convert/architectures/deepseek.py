@@ -16,7 +16,7 @@ from autoeval.convert.architectures.llama import (
     llama_config,
 )
 from autoeval.convert.architectures.mixtral import HAS_EXPERTS, expert_rows
-from autoeval.convert.arguments import LatentAttention, ModelArguments
+from autoeval.convert.arguments import Experts, LatentAttention, ModelArguments
 from autoeval.convert.transforms import copy, gate, no_bias, norm, up
 
 
@@ -58,6 +58,12 @@ def _config(model: ModelArguments) -> dict[str, Any]:
         "v_head_dim": latent.value_size,
         "rope_parameters": _rope(latent, model.rotary_base),
         "attention_bias": False,
+        **_experts_config(experts),
+    }
+
+
+def _experts_config(experts: Experts) -> dict[str, Any]:
+    return {
         "n_routed_experts": experts.count,
         "n_shared_experts": experts.shared_ffn_hidden_size // experts.ffn_hidden_size,
         "num_experts_per_tok": experts.top_k,
@@ -67,16 +73,20 @@ def _config(model: ModelArguments) -> dict[str, Any]:
     }
 
 
-def _v3_config(model: ModelArguments) -> dict[str, Any]:
-    assert model.experts
+def sigmoid_config(experts: Experts) -> dict[str, Any]:
+    """Of V3's experts, which other models have with other attentions."""
     return {
-        **_config(model),
-        "n_group": model.experts.groups or 1,
-        "topk_group": model.experts.group_top_k or 1,
-        "norm_topk_prob": model.experts.top_k > 1,
-        "rope_interleave": True,
+        **_experts_config(experts),
+        "n_group": experts.groups or 1,
+        "topk_group": experts.group_top_k or 1,
+        "norm_topk_prob": experts.top_k > 1,
         "num_nextn_predict_layers": 0,
     }
+
+
+def _v3_config(model: ModelArguments) -> dict[str, Any]:
+    assert model.experts
+    return {**_config(model), **sigmoid_config(model.experts), "rope_interleave": True}
 
 
 def _v2_config(model: ModelArguments) -> dict[str, Any]:
@@ -130,12 +140,15 @@ def _groups_by(best: int) -> Condition:
     return Condition("moe_router_topk // moe_router_group_topk", holds, f"{best}, with moe_router_num_groups")
 
 
-_CONDITIONS = (
-    Condition("multi_latent_attention=False", lambda model: model.latent is not None, "True"),
+_EXPERTS_CONDITIONS = (
     HAS_EXPERTS,
-    Condition("num_query_groups", lambda model: model.query_groups == model.num_heads, "no grouped queries"),
     Condition("moe_layer_freq", _dense_layers_first, "dense layers before all layers with experts"),
     Condition("moe_shared_expert_intermediate_size", _shared_are_whole, "a positive multiple of moe_ffn_hidden_size"),
+)
+SIGMOID_CONDITIONS = (*_EXPERTS_CONDITIONS, _groups_by(2))
+_LATENT_CONDITIONS = (
+    Condition("multi_latent_attention=False", lambda model: model.latent is not None, "True"),
+    Condition("num_query_groups", lambda model: model.query_groups == model.num_heads, "no grouped queries"),
     # transformers fixes it for the norms inside the attention.
     Condition("norm_epsilon", lambda model: math.isclose(model.epsilon, 1e-6), "1e-6"),
     Condition(
@@ -160,7 +173,7 @@ _EXPRESSES: dict[str, tuple[Any, ...]] = {
 }
 
 _ATTENTION, _SHARED = MEGATRON + "self_attention.", MEGATRON + "mlp.shared_experts."
-_ROWS = (
+_LATENT_ROWS = (
     *BLOCK_ROWS,
     Row(HF + "self_attn.q_proj.weight", _ATTENTION + "linear_q_proj.weight", copy, _without_query_rank),
     Row(HF + "self_attn.q_a_proj.weight", _ATTENTION + "linear_q_down_proj.weight", copy, _with_query_rank),
@@ -170,6 +183,8 @@ _ROWS = (
     Row(HF + "self_attn.kv_a_layernorm.weight", _ATTENTION + "kv_layernorm.weight", norm),
     Row(HF + "self_attn.kv_b_proj.weight", _ATTENTION + "linear_kv_up_proj.weight", copy),
     Row(HF + "self_attn.o_proj.weight", _ATTENTION + "linear_proj.weight", copy),
+)
+_EXPERTS_ROWS = (
     *MLP_ROWS,
     Row(HF + "mlp.gate.weight", MEGATRON + "mlp.router.weight", copy, with_experts),
     *expert_rows(HF + "mlp.experts.", ("gate_proj", "up_proj", "down_proj")),
@@ -178,6 +193,11 @@ _ROWS = (
     Row(HF + "mlp.shared_experts.down_proj.weight", _SHARED + "linear_fc2.weight", copy, with_experts),
 )
 _BIAS = HF + "mlp.gate.e_score_correction_bias"
+SIGMOID_ROWS = (
+    *_EXPERTS_ROWS,
+    Row(_BIAS, MEGATRON + "mlp.router.expert_bias", copy, _with_expert_bias, "float32"),
+    Row(_BIAS, MEGATRON + "mlp.router.weight", no_bias, _without_expert_bias, "float32"),
+)
 
 DEEPSEEK_V3 = Architecture(
     name="deepseek_v3",
@@ -185,12 +205,8 @@ DEEPSEEK_V3 = Architecture(
     expresses={**_EXPRESSES, "experts.score_function": ("sigmoid",)},
     config=_v3_config,
     embedding=EMBEDDING,
-    rows=(
-        *_ROWS,
-        Row(_BIAS, MEGATRON + "mlp.router.expert_bias", copy, _with_expert_bias, "float32"),
-        Row(_BIAS, MEGATRON + "mlp.router.weight", no_bias, _without_expert_bias, "float32"),
-    ),
-    conditions=(*_CONDITIONS, _groups_by(2)),
+    rows=(*_LATENT_ROWS, *SIGMOID_ROWS),
+    conditions=(*_LATENT_CONDITIONS, *SIGMOID_CONDITIONS),
 )
 
 DEEPSEEK_V2 = Architecture(
@@ -204,6 +220,6 @@ DEEPSEEK_V2 = Architecture(
     },
     config=_v2_config,
     embedding=EMBEDDING,
-    rows=_ROWS,
-    conditions=(*_CONDITIONS, _groups_by(1)),
+    rows=(*_LATENT_ROWS, *_EXPERTS_ROWS),
+    conditions=(*_LATENT_CONDITIONS, *_EXPERTS_CONDITIONS, _groups_by(1)),
 )
