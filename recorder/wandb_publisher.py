@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 
 SINK = "wandb"
 INIT_SECONDS = 30.0
+FINISH_SECONDS = 300.0  # without a limit a server that goes away now would keep the report from being rebuilt
 SERVER_SHOWS_AFTER = (0.0, 1.0, 2.0, 4.0)  # seconds before each look; a row needs a moment to show up
 
 Mode = Literal["offline", "online", "disabled"]
@@ -272,6 +273,8 @@ class Publisher:
                     save_code=False,
                     disable_job_creation=True,
                     init_timeout=INIT_SECONDS,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
                     x_disable_meta=True,
                     x_disable_stats=True,
                     x_disable_machine_info=True,
