@@ -56,13 +56,14 @@ def read_run_config(directory: Path, vocabulary: int) -> argparse.Namespace:
         )
     path = inside(directory, NAME)
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise ConversionError(f"{path}: has {path.stat().st_size} bytes, that is no configuration")
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        size = path.stat().st_size
+        content = {} if size > _MAX_BYTES else yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise ConversionError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ConversionError(f"{path}: {error.strerror}") from error
+    if size > _MAX_BYTES:
+        raise ConversionError(f"{path}: has {size} bytes, that is no configuration")
     model = content.get("model") if isinstance(content, dict) else None
     if not isinstance(model, dict):
         raise ConversionError(f"{path}: has no section 'model'")

@@ -73,6 +73,8 @@ def inside(directory: Path, file: str) -> Path:
             raise ConversionError(f"{path}: refused, because it leads out of the checkpoint, to {path.resolve()}")
         if not stat.S_ISREG(path.stat().st_mode):
             raise ConversionError(f"{path}: not a regular file")
+    except ConversionError:
+        raise
     except FileNotFoundError as error:
         raise ConversionError(f"{path}: the file is not there") from error
     except (OSError, ValueError, RuntimeError) as error:  # a loop of links, a name that no file can have
