@@ -27,7 +27,7 @@ PENDING_SECONDS = 1.0  # between looks while a checkpoint is on its way: events 
 PENDING_PATIENCE_SECONDS = 120.0  # a save that has not changed for so long is left to events and the interval
 LEAST_GAP_SECONDS, GREATEST_GAP_SECONDS = 0.2, 0.6  # between two looks: a save makes thousands of events
 TORN_SECONDS = 5.0
-MOST_FOLLOWED = 64  # complete Hugging Face directories, newest first
+MOST_FOLLOWED = 12  # directories, newest first: watchdog takes a thread for each
 
 
 @dataclass(frozen=True)
@@ -133,10 +133,8 @@ class Watcher:
         events = self._events
         if events is not None:
             # Without a tracker nothing in the root tells that a whole one is saved again.
-            rewritable = (
-                [checkpoint.path for checkpoint in complete[:MOST_FOLLOWED]] if self.model_type == "huggingface" else []
-            )
-            events.follow([*unfinished, *rewritable])
+            whole = [checkpoint.path for checkpoint in complete] if self.model_type == "huggingface" else []
+            events.follow([*unfinished[:MOST_FOLLOWED], *whole[:MOST_FOLLOWED]])
         self._plan_next_look(started, min(again, default=None))
         return ScanResult(
             tuple(reversed(complete)),

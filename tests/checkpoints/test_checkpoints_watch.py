@@ -12,7 +12,7 @@ from pathlib import Path
 
 import checkpoint_files
 import pytest
-from checkpoint_files import Save, put
+from checkpoint_files import Save, put, write
 
 from autoeval.checkpoints import Checkpoint, Watcher
 
@@ -182,6 +182,23 @@ def test_an_idle_watcher_wakes_nobody_and_uses_no_processor_time(
     used = time.process_time()
     assert not watcher.wait(3.0)
     assert time.process_time() - used < 0.1
+
+
+def test_many_unfinished_directories_cost_few_threads(
+    source: Path, tmp_path: Path, watch: Callable[..., Watcher]
+) -> None:
+    """A run with a broken disk may leave hundreds; the newest is the one that is being written."""
+    for iteration in range(2, 402, 2):
+        (tmp_path / f"iter_{iteration:07d}").mkdir()
+    before = threading.active_count()
+    watcher = watch(tmp_path)
+    assert len(watcher.scan().waiting) == 200
+    assert threading.active_count() - before < 20
+    write(tmp_path / TRACKER, b"400", 0.0)
+    (tmp_path / "iter_0000400").rmdir()
+    moments = later(lambda: save(source, tmp_path, 400))
+    _, noticed = next_complete(watcher, 400)
+    assert noticed - moments[0] < 2.0
 
 
 def test_stop_ends_a_wait(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
