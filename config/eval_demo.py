@@ -9,8 +9,12 @@ from mmengine.config import read_base
 with read_base():
     from .datasets.hellaswag.hellaswag_ppl import hellaswag_datasets
     from .datasets.lambada.lambada_gen import lambada_datasets
+    from .models.megatron.converted_checkpoint import models as converted
+    from .summarizers.example import summarizer as example
 
+models = [*converted]
 datasets = [*hellaswag_datasets, *lambada_datasets]
+summarizer = example
 
 infer = dict(
     partitioner=dict(type="SizePartitioner", max_task_size=40000, gen_task_coef=20),

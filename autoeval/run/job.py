@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import argparse
 import ast
+import logging
 import pprint
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autoeval.datasets.names import class_name
 from autoeval.partitioners import build_partitioner
 from autoeval.run.patterns import matching_files
 from autoeval.run.secrets import without_secrets
@@ -24,8 +26,10 @@ from autoeval.tasks.model_configs import check_model, generates_only
 from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
 from autoeval.tasks.results import mode_of
 
+logger = logging.getLogger("autoeval.run")
+
 Options = dict[str, Any]
-_KNOWN = ("models", "datasets", "infer", "eval", "summarizer", "work_dir", "lark_bot_url")
+_TASKS = {"infer": "OpenICLInferTask", "eval": "OpenICLEvalTask"}
 
 
 @dataclass(frozen=True)
@@ -84,6 +88,9 @@ def read_job(options: argparse.Namespace) -> Job:
     if options.config is not None:
         where = str(options.config)
         config = read_config(Path(options.config))
+        for flag in ("models", "datasets", "hf_path"):
+            if getattr(options, flag):
+                logger.warning("--%s has no effect: %s says what is evaluated", flag.replace("_", "-"), where)
         models, datasets = config.get("models"), config.get("datasets")
     else:
         models, datasets = _models_of_flags(options), _datasets_of_flags(options)
@@ -171,6 +178,8 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> Options:
 
 def _models_of_flags(options: argparse.Namespace) -> list[Options] | None:
     if options.models:
+        if options.hf_path:
+            logger.warning("--hf-path has no effect: --models says which models")
         models: list[Options] = []
         for file in matching_files(_config_dir(options) / "models", options.models):
             found = read_config(file).get("models")
@@ -236,6 +245,9 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
         partitioner = by_size if sized else stage.get("partitioner") or by_worker
     else:
         partitioner = stage.get("partitioner") or {"type": "NaivePartitioner"}
+    task = (stage.get("runner") or {}).get("task") or {"type": _TASKS[name]}
+    if class_name(task.get("type", "")) != _TASKS[name]:
+        raise ValueError(f"{options.config}: {name} has the task {task.get('type')!r}, expected {_TASKS[name]}")
     runner = {"type": "LocalRunner", "max_num_workers": 1, "retry": 2, **(stage.get("runner") or {})}
     for key in ("max_num_workers", "max_workers_per_gpu", "retry"):
         if getattr(options, key) is not None:
