@@ -15,22 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# HELM's display names (its schema files) and the names in stats.json; a name that isn't here stands for itself.
-METRICS = {
-    "em": "exact_match",
-    "quasi-em": "quasi_exact_match",
-    "pem": "prefix_exact_match",
-    "pqem": "quasi_prefix_exact_match",
-    "f1": "f1_score",
-    "rr@10": "RR@10",
-    "ndcg@10": "NDCG@10",
-    "rouge-2": "rouge_2",
-    "rouge-l": "rouge_l",
-    "bleu-4": "bleu_4",
-    "bits/byte": "bits_per_byte",
-    "macro-f1": "classification_macro_f1",
-    "micro-f1": "classification_micro_f1",
-}
+from recorder.helm_names import benchmark_name, helm_metric
+
 MAIN_SPLITS = ("test", "valid")  # the first that a run has a value on
 
 _ITERATION = re.compile(r"iter(?:ation)?[_=-]?0*(\d+)")
@@ -53,9 +39,9 @@ def read_suite(
         raise HelmOutputError(f"{directory}: no such directory; expected HELM's runs of the suite '{suite}'")
     collected: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for benchmark, metrics in benchmarks:
-        runs = [run for run in sorted(directory.iterdir()) if _benchmark_of(run.name) == benchmark and run.is_dir()]
+        runs = [run for run in sorted(directory.iterdir()) if benchmark in _names(run.name) and run.is_dir()]
         if not runs:
-            known = ", ".join(sorted({_benchmark_of(run.name) for run in directory.iterdir() if run.is_dir()}))
+            known = ", ".join(sorted({_names(run.name)[0] for run in directory.iterdir() if run.is_dir()}))
             raise HelmOutputError(f"{directory}: no run of the benchmark '{benchmark}' (there are: {known or 'none'})")
         for run in runs:
             found = _ITERATION.search(run.name) or _ITERATION.search(suite)
@@ -68,15 +54,19 @@ def read_suite(
     }
 
 
-def _benchmark_of(run_name: str) -> str:
-    """``mmlu:subject=anatomy,model=x`` and ``mmlu,model=x`` -> ``mmlu``."""
-    return re.split(r"[:,]", run_name, maxsplit=1)[0]
+def _names(run_name: str) -> tuple[str, str]:
+    """The benchmark of a run and its run spec: ``commonsense:dataset=hellaswag,model=x`` is of hellaswag."""
+    spec = re.split(r"[:,]", run_name, maxsplit=1)[0]
+    try:
+        return benchmark_name(run_name), spec
+    except ValueError:
+        return spec, spec
 
 
 def _value(path: Path, metric: str) -> float:
     try:
         stats: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        name = METRICS.get(metric.casefold(), metric)
+        name = helm_metric(metric)
         for split in MAIN_SPLITS:
             means = [
                 float(stat["mean"])

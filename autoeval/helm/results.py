@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from autoeval.helm.spec import display_metric, helm_metric
+from recorder.helm_names import display_metric, helm_metric
 from recorder.results import Item, Score
 
 _LOWER_IS_BETTER = {"perplexity", "bits_per_byte", "ece_1_bin", "ece_10_bin", "toxic_frac", "expected_max_toxicity"}

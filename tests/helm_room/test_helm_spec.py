@@ -11,13 +11,11 @@ import pytest
 from autoeval.helm.spec import (
     Benchmark,
     HelmConfigError,
-    display_metric,
-    helm_metric,
     load_helm_tasks,
-    split_description,
     task_version,
     with_model,
 )
+from recorder.helm_names import display_metric, helm_metric, split_description
 
 ROOT = Path(__file__).resolve().parents[2]
 TEMPLATE = ROOT / "config" / "helm_spec_template.conf"

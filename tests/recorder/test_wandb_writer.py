@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from recorder.helm_output import HelmOutputError, read_suite
 from recorder.ledger import Ledger
 from recorder.refresh import read_settings, refresh
 from recorder.results import CheckpointRef, Score, TaskResult
@@ -159,6 +160,31 @@ def test_helm_output_becomes_rows_by_iteration(configs: Path, capsys):
     config.write_text(config.read_text().replace("[EM]", "[quasi-EM]"))
     assert write(config) == 1
     assert "stats.json: no value of 'quasi-EM'" in capsys.readouterr().err
+
+
+def test_benchmarks_and_metrics_of_helm_go_by_the_names_that_people_use(tmp_path: Path):
+    for run, name in {
+        "commonsense:dataset=hellaswag,method=multiple_choice_joint,model=x": "exact_match",
+        "commonsense:dataset=openbookqa,method=multiple_choice_joint,model=x": "quasi_exact_match",
+        "natural_qa:mode=closedbook,model=x": "f1_score",
+        "dyck_language:num_parenthesis_pairs=3,model=x": "exact_match_indicator",
+    }.items():
+        directory = tmp_path / "runs" / "suite" / run
+        directory.mkdir(parents=True)
+        stats = [{"name": {"name": name, "split": "test"}, "count": 1, "mean": 0.25}]
+        (directory / "stats.json").write_text(json.dumps(stats))
+    asked = [("hellaswag", ["EM"]), ("natural_qa_closedbook", ["F1"]), ("dyck_language", ["EM-indicator"])]
+    expected = {"hellaswag.EM": 0.25, "natural_qa_closedbook.F1": 0.25, "dyck_language.EM-indicator": 0.25}
+    assert read_suite(tmp_path, "suite", asked, 7) == {7: expected}
+    with pytest.raises(HelmOutputError, match="no value of 'EM'"):
+        read_suite(tmp_path, "suite", [("commonsense", ["EM"])], 7)  # both: one of them has none
+    with pytest.raises(HelmOutputError, match="dyck_language, hellaswag, natural_qa_closedbook, openbookqa"):
+        read_suite(tmp_path, "suite", [("mmlu", ["EM"])], 7)
+    (tmp_path / "runs/suite/dyck_language:num_parenthesis_pairs=3,model=x/stats.json").write_text(
+        '[{"name": {"name": "exact_match_indicator", "split": "test"}, "count": 1, "mean": NaN}]'
+    )
+    with pytest.raises(HelmOutputError, match="not a finite number"):
+        read_suite(tmp_path, "suite", asked, 7)
 
 
 @pytest.mark.parametrize(
