@@ -10,18 +10,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoeval.convert.errors import ConversionError
+from autoeval.convert.pieces import rebuild
 from recorder.files import write_json
 
 _END_OF_TEXT = "<|endoftext|>"
-# The probes by which a rebuilt tokenizer is compared with SentencePiece itself.
-_PROBES = (
-    "Hello, world!",
-    "  two  spaces and a tail ",
-    "tabs\tand\nlines",
-    "Zürich, naïve café, 東京, 😀",
-    "The year 1984: 3.14159 (pi)...",
-    "ﬁne ① Ａ",
-)
 _FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
     "vocab.txt", "merges.txt", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "chat_template.jinja",
@@ -135,89 +127,11 @@ def _save(tokenizer: Any, directory: Path, max_length: int, specials: Any) -> No
 
 
 def _write_sentencepiece(path: Path, directory: Path, max_length: int) -> None:
-    import sentencepiece
+    from tokenizers import Tokenizer
 
-    processor = sentencepiece.SentencePieceProcessor(model_file=str(path))
-    tokenizer = _rebuild(processor)
-    _check_equal(tokenizer, processor, path)
-    specials = {
-        name: processor.id_to_piece(number)
-        for name, number in (
-            ("bos_token", processor.bos_id()),
-            ("eos_token", processor.eos_id()),
-            ("unk_token", processor.unk_id()),
-            ("pad_token", processor.pad_id()),
-        )
-        if number >= 0
-    }
-    _save(tokenizer, directory, max_length, lambda _tokenizer: specials)
+    rebuilt = rebuild(path.read_bytes(), str(path))
+    _save(Tokenizer.from_str(rebuilt.tokenizer), directory, max_length, lambda _tokenizer: rebuilt.specials)
     shutil.copyfile(path, directory / "tokenizer.model")
-
-
-def _rebuild(processor: Any) -> Any:
-    """The same pieces, scores and normalisation in the tokenizers library (both of SentencePiece's algorithms)."""
-    from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers
-
-    described: Any = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())  # type: ignore[attr-defined]
-    pieces = [(piece.piece, piece.score) for piece in described.pieces]
-    trainer, rules = described.trainer_spec, described.normalizer_spec
-    if trainer.model_type == trainer.UNIGRAM:
-        model: Any = models.Unigram(pieces, unk_id=processor.unk_id(), byte_fallback=trainer.byte_fallback)
-    elif trainer.model_type == trainer.BPE:
-        model = models.BPE(
-            {piece: number for number, (piece, _) in enumerate(pieces)},
-            _merges(pieces),
-            unk_token=processor.id_to_piece(processor.unk_id()),
-            fuse_unk=True,
-            byte_fallback=trainer.byte_fallback,
-        )
-    else:
-        raise ConversionError("a SentencePiece model of words or characters: expected unigram or bpe")
-    tokenizer = Tokenizer(model)
-    steps: list[Any] = []
-    if rules.precompiled_charsmap:
-        steps.append(normalizers.Precompiled(rules.precompiled_charsmap))
-    if rules.remove_extra_whitespaces:
-        steps += [normalizers.Strip(), normalizers.Replace(Regex(" {2,}"), " ")]
-    # Prepended even to a text that begins with a space, as SentencePiece does (Metaspace would not).
-    if rules.add_dummy_prefix:
-        steps.append(normalizers.Prepend("▁"))
-    tokenizer.normalizer = normalizers.Sequence([*steps, normalizers.Replace(" ", "▁")])
-    decoding: list[Any] = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
-    if rules.add_dummy_prefix:
-        decoding.append(decoders.Strip(" ", 1, 0))
-    tokenizer.decoder = decoders.Sequence(decoding)
-    kinds = described.SentencePiece
-    tokenizer.add_special_tokens(
-        [AddedToken(p.piece, normalized=False) for p in described.pieces if p.type in (kinds.CONTROL, kinds.UNKNOWN)]
-    )
-    tokenizer.add_tokens(
-        [AddedToken(p.piece, normalized=False) for p in described.pieces if p.type == kinds.USER_DEFINED]
-    )
-    return tokenizer
-
-
-def _merges(pieces: list[tuple[str, float]]) -> list[tuple[str, str]]:
-    """BPE merges in order: a piece is merged from two others, the piece of the highest score first."""
-    scores = dict(pieces)
-    ranks = {piece: rank for rank, (piece, _) in enumerate(pieces)}
-    found: list[tuple[float, int, int, tuple[str, str]]] = []
-    for piece, score in pieces:
-        for cut in range(1, len(piece)):
-            left, right = piece[:cut], piece[cut:]
-            if left in scores and right in scores:
-                found.append((-score, ranks[left], ranks[right], (left, right)))
-    return [pair for *_, pair in sorted(found)]
-
-
-def _check_equal(tokenizer: Any, processor: Any, path: Path) -> None:
-    for text in _PROBES:
-        expected, found = processor.encode(text), tokenizer.encode(text, add_special_tokens=False).ids
-        if found != expected:
-            raise ConversionError(
-                f"{path}: rebuilt as a fast tokenizer it encodes {text!r} as {found}, SentencePiece as {expected}"
-            )
 
 
 def _copy(source: TokenizerSource, directory: Path, max_length: int) -> None:

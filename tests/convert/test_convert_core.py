@@ -131,7 +131,7 @@ def test_direct_load_is_the_written_model(source: Path, tmp_path: Path, dtype: s
     assert direct.model.dtype == written.dtype and not direct.model.training
     assert torch.equal(direct.model(TOKENS).logits, written(TOKENS).logits)
     assert direct.model.get_input_embeddings().weight is direct.model.get_output_embeddings().weight
-    assert direct.tokenizer("hello").input_ids and len(direct.tokenizer) == receipt.vocab_size
+    assert direct.tokenizer and direct.tokenizer("hello").input_ids and len(direct.tokenizer) == receipt.vocab_size
     assert left(tmp_path / "out") == ["hf"]
 
 

@@ -107,3 +107,64 @@ def test_a_hugging_face_tokenizer_is_kept(tmp_path: Path, small_gpt2: TokenizerS
 def test_missing_tokenizer_files_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConversionError, match=r"absent\.model"):
         write_tokenizer(TokenizerSource("sentencepiece", path=tmp_path / "absent.model"), tmp_path, max_length=8)
+
+
+LINES = [
+    *(f"the cat number {n} sat on the mat -- and saw {n * 7} dogs, <sep> then slept\n" for n in range(200)),
+    *["Привет мир, как дела", "東京は日本の首都です", "नमस्ते दुनिया", "שלום עולם", "x = {'a': [1, 2]}"] * 5,
+]
+
+
+def sentencepiece_model(path: Path, kind: str, rules: str, spaces: bool, prefix: bool, own: list[str]) -> Any:
+    import sentencepiece
+
+    with path.open("wb") as stream:
+        sentencepiece.SentencePieceTrainer.train(
+            sentence_iterator=iter(LINES), model_writer=stream, vocab_size=420, model_type=kind, byte_fallback=True,
+            normalization_rule_name=rules, remove_extra_whitespaces=spaces, add_dummy_prefix=prefix,
+            user_defined_symbols=own, hard_vocab_limit=False, num_threads=1, minloglevel=2,
+        )  # fmt: skip
+    return sentencepiece.SentencePieceProcessor(model_file=str(path))
+
+
+@pytest.mark.parametrize("kind", ["unigram", "bpe"])
+@pytest.mark.parametrize(
+    ("rules", "spaces", "prefix", "own"),
+    [
+        ("nmt_nfkc", True, True, []),
+        ("nmt_nfkc", False, False, ["<sep>"]),
+        ("identity", True, False, []),
+        ("identity", False, True, ["<sep>", "<sep><sep>"]),
+    ],
+)
+def test_every_kind_of_sentencepiece_model(
+    tmp_path: Path, kind: str, rules: str, spaces: bool, prefix: bool, own: list[str]
+) -> None:
+    processor = sentencepiece_model(tmp_path / "sp.model", kind, rules, spaces, prefix, own)
+    (tmp_path / "hf").mkdir()
+    write_tokenizer(TokenizerSource("sentencepiece", path=tmp_path / "sp.model"), tmp_path / "hf", max_length=256)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    for text in ("<sep>the dogs\r\n\r\n  sat", " saw<sep><sep>Привет  東京 <sep> 😀\n", "{'a': 9} [1]  ", "", " "):
+        ids = processor.encode(text)
+        assert tokenizer(text, add_special_tokens=False).input_ids == ids, text
+        assert tokenizer.decode(ids) == processor.decode(ids)
+
+
+def test_a_sentencepiece_model_that_cannot_be_rebuilt_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the fast tokenizer to split anything else than SentencePiece does, its ids would not be the model's."""
+    from autoeval.convert import pieces
+
+    sentencepiece_model(tmp_path / "sp.model", "bpe", "identity", False, True, [])
+    source = TokenizerSource("sentencepiece", path=tmp_path / "sp.model")
+    right = pieces._merges
+    monkeypatch.setattr(pieces, "_merges", lambda scores: right(scores)[1:])  # one merge of some two hundred is lost
+    pieces.rebuild.cache_clear()
+    with pytest.raises(ConversionError, match=r"sp\.model: rebuilt as a fast tokenizer it encodes"):
+        write_tokenizer(source, tmp_path, max_length=8)
+    monkeypatch.setattr(pieces, "_merges", right)
+    assert write_tokenizer(source, tmp_path, max_length=8) == 420
+    (tmp_path / "words.model").write_bytes(b"not a model")
+    with pytest.raises(ConversionError, match=r"words\.model: not a usable sentencepiece tokenizer"):
+        write_tokenizer(TokenizerSource("sentencepiece", path=tmp_path / "words.model"), tmp_path, max_length=8)
