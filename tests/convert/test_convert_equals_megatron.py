@@ -15,6 +15,7 @@ from megatron_world import CASES, WORLDS
 from transformers import AutoModelForCausalLM
 
 from autoeval.convert import ConversionError, convert, read_receipt
+from autoeval.convert.direct import load_direct
 from autoeval.convert.verify import TOLERANCE, verify
 
 pytestmark = pytest.mark.slow
@@ -30,9 +31,8 @@ MATRIX = [
 
 def load(output: Path, **overrides: Any) -> Any:
     """As a user loads it; every stored tensor must find its place, and every place its tensor."""
-    model, report = AutoModelForCausalLM.from_pretrained(
-        str(output), dtype=torch.float32, output_loading_info=True, **overrides
-    )
+    options = {"dtype": torch.float32, **overrides}
+    model, report = AutoModelForCausalLM.from_pretrained(str(output), output_loading_info=True, **options)
     assert not any(report.values()), report
     return model.eval()
 
@@ -139,6 +139,19 @@ def test_verify_builds_the_whole_model_again(megatron_world: World, tmp_path: Pa
     source = megatron_world(world) / case / layout / "iter_0000010"
     convert(source, tmp_path / "hf", tokenizer=None)
     assert verify(source, tmp_path / "hf").passed
+
+
+@pytest.mark.parametrize("case", ["mixtral", "qwen2_moe", "deepseek_v3_plain", "gpt_neox", "mistral"])
+def test_loaded_directly_it_is_the_same_model(megatron_world: World, tmp_path: Path, case: str) -> None:
+    place = megatron_world("single") / case
+    convert(place / "torch/iter_0000010", tmp_path / "hf", tokenizer=None)
+    written = load(tmp_path / "hf", dtype="auto").state_dict()
+    direct = load_direct(place / "torch/iter_0000010", tokenizer=None).model
+    assert direct.state_dict().keys() == written.keys()
+    for name, tensor in direct.state_dict().items():
+        assert tensor.dtype == written[name].dtype and torch.equal(tensor, written[name]), name
+    if not CASES[case][1].get("bf16"):
+        assert difference(direct, place) <= TOLERANCE
 
 
 def test_a_conversion_is_reused_until_the_checkpoint_changes(megatron_world: World, tmp_path: Path) -> None:
