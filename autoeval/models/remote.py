@@ -31,13 +31,14 @@ def local_directory(path: str, storage_options: Mapping[str, Any] | None = None)
         return _fetched(path, dict(storage_options or {}))
     if Path(path).is_dir():
         return Path(path)
-    cached = _in_hub_cache(path)
+    cached = in_hub_cache(path)
     if cached is None:
         raise FileNotFoundError(f"{path}: neither a directory here nor a model in the Hugging Face cache (HF_HOME)")
     return cached
 
 
-def _in_hub_cache(name: str) -> Path | None:
+def in_hub_cache(name: str) -> Path | None:
+    """Where the cache has the model called ``name``; never asks the network."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 

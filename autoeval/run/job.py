@@ -22,7 +22,7 @@ from autoeval.run.secrets import without_secrets
 from autoeval.runners.task_runner import build_runner
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
-from autoeval.tasks.model_configs import check_model, generates_only
+from autoeval.tasks.model_configs import check_files, check_model, generates_only
 from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
 from autoeval.tasks.results import mode_of
 
@@ -100,6 +100,8 @@ def read_job(options: argparse.Namespace) -> Job:
     assert models is not None and datasets is not None
     for model in models:
         check_model(model, where)
+        if options.mode in ("all", "infer"):  # the other stages need predictions only
+            check_files(model, where)
     if options.config is not None:
         datasets = [job_dataset(Path(options.config), entry) for entry in datasets]
     refuse_double("model", [model_abbr(model) for model in models])

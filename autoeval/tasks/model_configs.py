@@ -74,17 +74,24 @@ def check_model(model: Any, where: str) -> None:
             raise ValueError("it lacks base_url (like http://127.0.0.1:8000/v1)")
         if int((model.get("run_cfg") or {}).get("num_gpus", 1)) > 1:
             raise ValueError("run_cfg asks for more than one GPU; this version computes a model on one")
-        for key in ("path", "tokenizer_path", "peft_path") if kind != SERVER else ("tokenizer_path",):
-            path = model.get(key)
-            if path and "://" not in str(path) and not _may_exist(str(path)):
-                raise ValueError(f"{key} {path!r}: no such file or directory")
     except ValueError as error:
-        raise ValueError(f"{where}: model '{model.get('abbr') or model.get('path', '?')}': {error}") from error
+        raise _of(model, where, error) from error
 
 
-def _may_exist(path: str) -> bool:
-    """Here, or a name as the Hugging Face hub has them: whether that is in the cache shows when it is loaded."""
-    return Path(path).exists() or re.fullmatch(r"[\w][\w.-]*(/[\w][\w.-]*)?", path) is not None
+def check_files(model: Mapping[str, Any], where: str) -> None:
+    """Raises ``ValueError`` naming a path that is not here: a run with no model is over before it begins."""
+    for key in ("path", "tokenizer_path", "peft_path") if kind_of(model) != SERVER else ("tokenizer_path",):
+        path = str(model.get(key) or "")
+        if path and "://" not in path and not Path(path).exists():
+            from autoeval.models.remote import in_hub_cache
+
+            if in_hub_cache(path) is None:
+                problem = f"{key} {path!r}: no such file or directory, nor a model in the Hugging Face cache (HF_HOME)"
+                raise _of(model, where, problem)
+
+
+def _of(model: Mapping[str, Any], where: str, problem: object) -> ValueError:
+    return ValueError(f"{where}: model '{model.get('abbr') or model.get('path', '?')}': {problem}")
 
 
 def build_model(model: Mapping[str, Any]) -> LanguageModel:

@@ -171,7 +171,7 @@ class OpenICLEvalTask(Task):
         task = load_task(dataset, self.cfg)
         predictions = self.work_dir / OpenICLInferTask.output_subdir
         digest = prediction_digest(predictions, model, dataset)  # before reading: a change meanwhile shows later
-        records = merged_records(predictions, model, dataset, origins(task, model_identity(model)))
+        records = merged_records(predictions, model, dataset, origins(task, None))
         result = evaluate(
             task,
             records,

@@ -55,11 +55,12 @@ def model_identity(model: Mapping[str, Any]) -> str:
     return _hash(json.dumps(identity, sort_keys=True, default=str))
 
 
-def origins(task: IclTask, model: str) -> list[Origin]:
-    """``made_from`` of every sample; ``model`` is ``model_identity``."""
+def origins(task: IclTask, model: str | None) -> list[Origin]:
+    """``made_from`` of every sample; ``model`` is ``model_identity``, or ``None`` where any one model will do."""
     settings = [HARNESS_VERSION, dataclasses.asdict(task.prompting.reader), task.infer_cfg]
     made = _hash(json.dumps(settings, ensure_ascii=False, default=str))
-    return [{"data": _row_hash(sample), "task": made, "model": model} for sample in task.samples]
+    same = {"task": made} if model is None else {"task": made, "model": model}
+    return [{"data": _row_hash(sample), **same} for sample in task.samples]
 
 
 def _row_hash(sample: Sample) -> str:
@@ -89,7 +90,7 @@ def check_records(path: Path, records: Sequence[Mapping[str, Any]], expected: Se
         if not isinstance(found, dict):
             raise StoredError(f"{path}: item {number} does not say what it was made from; {_REMEDY}")
         for part, reason in _CHANGED.items():
-            if found.get(part) != origin[part]:
+            if found.get(part) != origin.get(part, found.get(part)):
                 raise StoredError(f"{path}: item {number} cannot be used again: {reason}; {_REMEDY}")
     if len(records) > len(expected):
         raise StoredError(f"{path}: {len(records)} items, but the data has {len(expected)}; {_REMEDY}")
@@ -138,6 +139,8 @@ def merged_records(
             raise StoredError(f"{whole}: {len(records)} items, but the data has {len(expected)}; {_REMEDY}")
         missing = shard_path(whole, len(files))
         raise StoredError(f"{missing}: this shard is missing: {len(records)} of {len(expected)} items are there")
+    if len({record["made_from"].get("model") for record in records}) > 1:
+        raise StoredError(f"{whole}: its items were made by different models; {_REMEDY}")
     return records
 
 
