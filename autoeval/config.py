@@ -67,6 +67,12 @@ class MegatronSection(_Section):
             raise ValueError(f"tokenizer_type {self.tokenizer_type} needs {' and '.join(missing)}")
         return self
 
+    @model_validator(mode="after")
+    def _text_to_compare_on(self) -> MegatronSection:
+        if self.validation_text is not None and self.log_path is None:
+            raise ValueError("validation_text needs log_path: the training log tells the run's validation loss")
+        return self
+
 
 class HuggingFaceSection(_Section):
     checkpoint_path: Path

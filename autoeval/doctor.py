@@ -14,11 +14,11 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlparse
 
-from autoeval.config import AutoEval, MegatronSection
+from autoeval.config import AutoEval
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import ask_tasks
 
-PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
+PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "plotly", "pandas")
 
 
 def examine(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
@@ -52,7 +52,7 @@ def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[]
             if path is not None:
                 listed.append((f"megatron.{key}", partial(_readable, path)))
         if config.megatron.validation_text is not None:
-            listed.append(("megatron.validation_text", partial(_validation_text, config.megatron)))
+            listed.append(("megatron.validation_text", partial(_readable, config.megatron.validation_text)))
         listed.append(("model.verify", partial(_verification, config.model.verify)))
     if config.baselines is not None:
         listed.append(("baselines", partial(_baselines, config.baselines)))
@@ -88,13 +88,6 @@ def _checkpoints(config: AutoEval, watch: WatchOptions) -> str:
     )
     counts = f"{len(found.complete)} complete and due, {len(found.waiting)} not complete"
     return f"{watcher.checkpoint_path}: {counts}; {pins}"
-
-
-def _validation_text(section: MegatronSection) -> str:
-    if section.log_path is None:
-        raise ValueError("needs megatron.log_path, the training log that has the run's validation loss")
-    assert section.validation_text is not None
-    return _readable(section.validation_text)
 
 
 def _verification(mode: str) -> str:

@@ -85,9 +85,10 @@ class WatchedRun:
         """Look at the disk; take note of, and pin, every checkpoint that is newly complete."""
         former_pins = None if self._scanned else self._put_former_pins_aside()
         result = self.watcher.scan()
-        for checkpoint in result.complete:
-            if checkpoint.fingerprint not in self.entries:
-                self._take_note(checkpoint)
+        new = [checkpoint for checkpoint in result.complete if checkpoint.fingerprint not in self.entries]
+        recorded = self._recorded() if new else {}
+        for checkpoint in new:
+            self._take_note(checkpoint, recorded.get(checkpoint.fingerprint))
         if former_pins is not None:
             self._go_on_with_what_a_former_daemon_knew(former_pins)
             sweep_pins(former_pins)
@@ -101,7 +102,7 @@ class WatchedRun:
                 self._told[iteration] = reason
                 logger.warning("%s iteration %d %s: %s", self.config.model_name, iteration, what, reason)
 
-    def _take_note(self, checkpoint: Checkpoint) -> None:
+    def _take_note(self, checkpoint: Checkpoint, recorded: tuple[CheckpointRow, bool] | None) -> None:
         ref = CheckpointRef(
             model=checkpoint.model,
             iteration=checkpoint.iteration,
@@ -110,9 +111,12 @@ class WatchedRun:
             tokens=checkpoint.tokens,
         )
         entry = Entry(checkpoint, ref, checkpoint)
-        if self._is_done(ref):
+        if recorded is not None and recorded[1]:
             entry.finished = True
             self.entries[ref.fingerprint] = entry
+            if recorded[0].superseded:  # an earlier save was put back: its scores are the current ones again
+                self.ledger.note_checkpoint(ref, recorded[0].state, recorded[0].error)
+                self.changed = True
             return
         for older in self.waiting():
             if older.ref.iteration == ref.iteration:
@@ -171,19 +175,23 @@ class WatchedRun:
         for iteration in given_up(self.config.order, waiting, self._evaluated(), most):
             self.finish(waiting[iteration], "missed", f"{BACKLOG}: more than {most} checkpoints were waiting")
 
-    def _is_done(self, ref: CheckpointRef) -> bool:
-        """Whether this save was evaluated to the end, by all tasks in their present versions.
+    def _recorded(self) -> dict[str, tuple[CheckpointRow, bool]]:
+        """By fingerprint: the ledger's row of a save, and whether it was evaluated to the end, by all tasks in their
+        present versions.
 
         One that was missed because its files were not there is welcome when they are; one given up on purpose is not.
         """
-        row = next((r for r in self.ledger.checkpoints() if _same_save(r, ref)), None)
-        if row is None or row.state not in FINAL_STATES:
-            return False
-        if row.state != "recorded":
-            return row.state == "failed" or (row.error or "").startswith(BACKLOG)
-        rows = self.ledger.tasks()
-        known = {(r.task, r.version) for r in rows if _same_save(r, ref) and r.state in ("done", "failed")}
-        return set(self.tasks) <= known
+        ended: dict[tuple[int, str], set[tuple[str, str]]] = {}
+        for task in self.ledger.tasks():
+            if task.model == self.config.model_name and task.state in ("done", "failed"):
+                ended.setdefault((task.iteration, task.fingerprint), set()).add((task.task, task.version))
+
+        def done(row: CheckpointRow) -> bool:
+            if row.state == "recorded":
+                return set(self.tasks) <= ended.get((row.iteration, row.fingerprint), set())
+            return row.state == "failed" or (row.state == "missed" and (row.error or "").startswith(BACKLOG))
+
+        return {row.fingerprint: (row, done(row)) for row in self._rows()}
 
     def _rows(self) -> list[CheckpointRow]:
         return [row for row in self.ledger.checkpoints() if row.model == self.config.model_name]

@@ -104,46 +104,52 @@ def refuse_other_save(plan: EvaluationPlan) -> None:
 
 
 def _verified(plan: EvaluationPlan, receipt: Receipt) -> Receipt:
-    """Compare with Megatron's own logits when that is due; the receipt with what was found.
-
-    It happens in a process of its own: Megatron takes the whole process for itself.
-    """
+    """Compare with Megatron's own logits when that is due; the receipt with what was found."""
     from autoeval.convert import ConversionError, read_receipt
 
     note = Path(plan.directory).parent / "verification.json"
     if not _verification_is_due(plan, receipt, note):
         return receipt
-    ended = subprocess.run(
-        [sys.executable, "-m", "autoeval.tasks.verification", str(plan.converted)],
-        env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=VERIFY_SECONDS,
-        check=False,
-    )
+    answer = _ask_for_verification(plan.converted)
+    verified = None if answer else read_receipt(plan.converted)
+    passed = None if "unable" in answer else verified is not None
+    write_json(note, {"mapping": receipt.mapping, "iteration": plan.checkpoint.iteration, "passed": passed, **answer})
+    if verified is not None:
+        logger.info("verified against Megatron: %s", verified.verified)
+        return verified
+    if "unable" not in answer:
+        raise ConversionError(answer.get("failed", f"{plan.converted}: has no receipt any more"))
+    if plan.conversion.verify == "always":
+        raise ConversionError(f"{plan.converted}: not verified: {answer['unable']}")
+    logger.warning("not verified against Megatron: %s", answer["unable"])
+    return receipt
+
+
+def _ask_for_verification(converted: Path) -> dict[str, str]:
+    """``autoeval.tasks.verification``'s answer: Megatron takes a whole process for itself, so it gets one."""
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "autoeval.tasks.verification", str(converted)],
+            env={**os.environ, "CUDA_VISIBLE_DEVICES": ""},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            timeout=VERIFY_SECONDS,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return {"unable": f"it did not end within {VERIFY_SECONDS:.0f} s"}
     lines = ended.stdout.splitlines()
-    if ended.returncode != 0 or not lines:
-        raise ConversionError(f"{plan.converted}: the verification ended with code {ended.returncode} (see worker.log)")
-    answer = json.loads(lines[-1])
-    if "unable" in answer:
-        if plan.conversion.verify == "always":
-            raise ConversionError(f"{plan.converted}: not verified: {answer['unable']}")
-        logger.warning("not verified against Megatron: %s", answer["unable"])
-        return receipt
-    verified = None if "failed" in answer else read_receipt(plan.converted)
-    found = {"mapping": receipt.mapping, "iteration": plan.checkpoint.iteration, "passed": verified is not None}
-    write_json(note, {**found, **answer})
-    if verified is None:
-        raise ConversionError(answer["failed"])
-    logger.info("verified against Megatron: %s", verified.verified)
-    return verified
+    if ended.returncode != 0 or not lines:  # out of memory, perhaps
+        return {"unable": f"it ended with code {ended.returncode} (see worker.log)"}
+    answer: dict[str, str] = json.loads(lines[-1])
+    return answer
 
 
 def _verification_is_due(plan: EvaluationPlan, receipt: Receipt, note: Path) -> bool:
-    """``first`` means: until a conversion of this run by the same mapping has passed. The log says why it is not done.
+    """``first`` means: until a conversion of this run by the same mapping has passed, or could not be verified here.
 
-    ``note`` is the file that remembers.
+    ``note`` is the file that remembers; the log says why it is not done.
     """
     from autoeval.convert import ConversionError
     from autoeval.convert.verify import megatron_is_installed
@@ -165,4 +171,4 @@ def _verification_is_due(plan: EvaluationPlan, receipt: Receipt, note: Path) -> 
         known = json.loads(note.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
-    return not (known.get("passed") and known.get("mapping") == receipt.mapping)
+    return known.get("passed") is False or known.get("mapping") != receipt.mapping

@@ -73,6 +73,11 @@ def test_the_tokenizer_must_have_its_files(tmp_path: Path) -> None:
     assert "auto_eval.megatron: tokenizer_type gpt2 needs merge_path" in message
 
 
+def test_a_text_to_compare_on_needs_the_log_that_tells_the_loss(tmp_path: Path) -> None:
+    message = complaint(tmp_path, GOOD.replace("    token_per", "    validation_text: valid.txt\n    token_per"))
+    assert "auto_eval.megatron: validation_text needs log_path" in message
+
+
 def test_a_wrong_value_is_shown_with_what_was_expected(tmp_path: Path) -> None:
     message = complaint(tmp_path, GOOD.replace("tokenizer_type: gpt2", "tokenizer_type: gpt3"))
     assert "auto_eval.megatron.tokenizer_type" in message and "'sentencepiece'" in message and "'gpt3'" in message

@@ -93,11 +93,18 @@ def test_a_saved_again_iteration_is_evaluated_again_and_its_old_scores_are_super
 ) -> None:
     deliver(models, project, 100)
     assert run(project, "--once").returncode == 0
+    first = scores(project)
     shutil.rmtree(project / "checkpoints" / "checkpoint-100")
     shutil.copytree(models / "checkpoint-200", project / "checkpoints" / "checkpoint-100")
     assert run(project, "--once").returncode == 0
     rows = scores(project)
     assert sorted((row[1], row[8]) for row in rows) == [("first", 0), ("first", 1), ("second", 0), ("second", 1)]
+    assert [(*row[:8], 0) for row in rows if row[8]] == first
+    # Put back as it was, the first save is the current one again, and nothing is computed for it.
+    shutil.rmtree(project / "checkpoints" / "checkpoint-100")
+    deliver(models, project, 100)
+    assert run(project, "--once").returncode == 0
+    assert [row for row in scores(project) if not row[8]] == first
 
 
 def test_saved_again_while_it_is_evaluated_both_saves_get_their_own_scores(models: Path, project: Path) -> None:

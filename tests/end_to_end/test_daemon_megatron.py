@@ -124,6 +124,28 @@ def test_the_first_conversion_is_verified_against_megatron_and_only_that(
     assert json.loads((out / "verification.json").read_text())["passed"] is True
 
 
+def test_a_converted_model_that_differs_from_megatron_is_quarantined(
+    megatron_saves: Path, megatron_project: Path
+) -> None:
+    save_as_megatron(megatron_saves / "torch_dist" / "iter_0000100", megatron_project / "checkpoints", 100)
+    assert run(megatron_project, "--once").returncode == 0
+    before = scores(megatron_project)
+    out = megatron_project / "out" / "tiny-gpt2" / "iter_0000100"
+    weights = out / "hf" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-400:] = content[-800:-400]  # as long as before, and not what was converted
+    weights.write_bytes(content)
+    # A task that is new to this checkpoint finds the conversion made already, and is the first to have it verified.
+    (megatron_project / "two.py").write_text((megatron_project / "two.py").read_text().replace("second", "third"))
+    configure(megatron_project, "verify: never", "verify: always")
+    ended = run(megatron_project, "--once")
+    assert ended.returncode == 1, ended.stderr
+    state, error = reasons(megatron_project)[100]
+    assert state == "failed" and "verification against Megatron FAILED" in str(error)
+    assert scores(megatron_project) == before  # none of the third task
+    assert (out / "hf.quarantined").is_dir() and not (out / "hf").exists()
+
+
 def test_a_failed_receipt_quarantines_the_checkpoint_and_no_score_is_recorded(
     megatron_saves: Path, megatron_project: Path
 ) -> None:
