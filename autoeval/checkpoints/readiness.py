@@ -159,7 +159,10 @@ def _doubts(
 
 
 def _told(disorder: contents.Disorder) -> str:
-    return f"{disorder.file} was written after {disorder.than}: being saved again? (copies must keep their times)"
+    return (
+        f"{disorder.file} was written after {disorder.than}: being saved again? "
+        f"(a copy must keep the files' times; if this is one, touch {disorder.than})"
+    )
 
 
 def _dcp_doubts(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 import zipfile
 from collections.abc import Callable
@@ -38,6 +39,11 @@ def test_clocks_of_nodes_may_differ_a_little(
     directory = put(torch_dist, tmp_path, 4, age=age + late)
     write(directory / "__0_1.distcp", torch_dist.files["__0_1.distcp"], age)
     assert iterations(tmp_path) == expected
+    if not expected:
+        assert "touch .metadata" in look(tmp_path).waiting[0][1]
+        os.utime(directory / ".metadata")
+        write(tmp_path / TRACKER, b"4", 0.0)
+        assert iterations(tmp_path) == [4]
 
 
 def test_one_bad_entry_hides_no_other(tmp_path: Path, torch_dist: Save) -> None:
@@ -135,3 +141,29 @@ def test_the_wrong_model_type_is_said(
     ((iteration, reason),) = look(tmp_path, model_type=model_type).unsupported
     other = "huggingface" if model_type == "megatron" else "megatron"
     assert iteration == 4 and f"--model-type {other}" in reason
+
+
+@pytest.mark.slow
+def test_what_transformers_saves_is_complete_and_no_part_of_it(tmp_path: Path) -> None:
+    """With weights in shards and in one file; file by file in the order of their times, and in the opposite one."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(n_layer=2, n_head=2, n_embd=32, vocab_size=128, n_positions=32))
+    for number, size in enumerate(("40KB", "1GB")):
+        source = tmp_path / f"source{number}"
+        model.save_pretrained(source, max_shard_size=size)
+        files = sorted(source.iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        needed = {path.name for path in files} - {"generation_config.json"}
+        assert ("model.safetensors.index.json" in needed) == (size == "40KB")
+        for way, ordered in enumerate((files, files[::-1])):
+            root = tmp_path / f"{number}{way}"
+            there: set[str] = set()
+            for file in ordered:
+                content = file.read_bytes()
+                for length in (0, len(content) // 2, len(content) - 2, len(content)):  # JSON ends with a line feed
+                    if file.name in needed and not needed <= there:
+                        write(root / "checkpoint-4" / file.name, content[:length], 2.0)
+                        found = look(root, model_type="huggingface", seconds_later=1000.0).complete
+                        whole = length == len(content) and needed <= there | {file.name}
+                        assert bool(found) == whole, f"{file.name} has {length} bytes"
+                there.add(file.name)
