@@ -75,6 +75,7 @@ class HuggingFaceModel:
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)
+        _refuse_appended_end(self.tokenizer)
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
@@ -126,6 +127,16 @@ class HuggingFaceModel:
         with torch.inference_mode():
             yield
         self.cost.seconds += time.perf_counter() - started
+
+
+def _refuse_appended_end(tokenizer: Any) -> None:
+    """Prompts that end with the end of the text get answers to nothing, and scores that look like scores."""
+    ids = tokenizer("a")["input_ids"]
+    if len(ids) > 1 and ids[-1] == tokenizer.eos_token_id:
+        raise ValueError(
+            f"{tokenizer.name_or_path}: the tokenizer puts {tokenizer.eos_token!r} after every text, so no prompt could "
+            "be continued; set add_eos_token to false in tokenizer_config.json (or change its post-processor)"
+        )
 
 
 def _device(name: str) -> str:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from autoeval.models.hf import HuggingFaceModel
 from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest
@@ -94,6 +95,18 @@ def test_what_cannot_be_scored_is_an_error(model: HuggingFaceModel) -> None:
         HuggingFaceModel(model.path, max_seq_len=4096)
     with pytest.raises(FileNotFoundError):
         HuggingFaceModel(model.path / "nowhere")
+
+
+def test_a_tokenizer_that_ends_every_prompt_is_refused(tmp_path: Path) -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    directory = save_tiny_model(tmp_path, "gpt2")
+    tokenizer = AutoTokenizer.from_pretrained(directory)
+    end = tokenizer.eos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="$A </s>", special_tokens=[("</s>", end)])
+    tokenizer.save_pretrained(directory)
+    with pytest.raises(ValueError, match=r"puts '</s>' after every text.*add_eos_token"):
+        HuggingFaceModel(directory, device="cpu")
 
 
 def hugging_face_greedy(model: HuggingFaceModel, prompt: tuple[int, ...], count: int) -> list[int]:
