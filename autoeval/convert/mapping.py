@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoeval.convert import transforms
@@ -18,7 +19,8 @@ from autoeval.convert.writer import Planned
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Raised whenever a change here can alter the converted weights; a receipt of another version is not reused.
+# Raised when a change outside the files that are hashed below alters the converted weights: a receipt of another version
+# is not reused.
 VERSION = 2
 
 
@@ -129,7 +131,12 @@ def config_of(target: Target, dtype: str) -> Any:
 
 
 def mapping_digest(architecture: Architecture) -> str:
-    """Hash of the table, of the transforms' source and of this room's version."""
-    rows = [f"{r.target} {r.source} {r.transform.__name__} {r.when.__name__} {r.dtype}" for r in architecture.rows]
-    text = "\n".join([str(VERSION), architecture.name, *rows, inspect.getsource(transforms)])
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    """Hash of all that decides what is made of the stored weights: tables, configurations, transforms, arguments."""
+    return hashlib.sha256(f"{VERSION} {architecture.name} {_sources()}".encode()).hexdigest()[:16]
+
+
+@cache
+def _sources() -> str:
+    here = Path(__file__).parent
+    files = [here / "arguments.py", here / "transforms.py", *sorted((here / "architectures").glob("*.py"))]
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()

@@ -34,9 +34,10 @@ def test_every_architecture_is_compared_with_megatron() -> None:
     assert len({mapping_digest(architecture) for architecture in ARCHITECTURES}) == len(ARCHITECTURES)
 
 
+@pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("case", CASES)
-def test_the_rows_are_what_save_pretrained_writes(case: str) -> None:
-    model = parse(case)
+def test_the_rows_are_what_save_pretrained_writes(case: str, tied: bool) -> None:
+    model = parse(case, untie_embeddings_and_output_weights=not tied)
     target = Target(choose(model, case), model, model.padded_vocab_size, model.tied)
     names = [row.target for row in _rows(target)]
     assert len(names) == len(set(names)) and set(names) == set(_shapes(target))
@@ -93,6 +94,7 @@ def test_experts_stand_on_disk_as_published_models_have_them() -> None:
         ("mixtral", {"moe_input_jitter_eps": 0.1}, "moe_input_jitter_eps"),
         ("qwen2_moe", {"moe_shared_expert_gate": False}, "moe_shared_expert_gate"),
         # Latent attention.
+        ("glm4_moe", {"num_experts": 4}, "num_experts"),
         ("deepseek_v3", {"norm_epsilon": 1e-5}, "norm_epsilon"),
         ("deepseek_v3", {"qk_layernorm": False}, "qk_layernorm"),
         ("deepseek_v3", {"moe_router_topk": 2}, "moe_router_topk // moe_router_group_topk"),

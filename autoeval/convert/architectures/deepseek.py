@@ -145,7 +145,15 @@ _EXPERTS_CONDITIONS = (
     Condition("moe_layer_freq", _dense_layers_first, "dense layers before all layers with experts"),
     Condition("moe_shared_expert_intermediate_size", _shared_are_whole, "a positive multiple of moe_ffn_hidden_size"),
 )
-SIGMOID_CONDITIONS = (*_EXPERTS_CONDITIONS, _groups_by(2))
+SIGMOID_CONDITIONS = (
+    *_EXPERTS_CONDITIONS,
+    _groups_by(2),
+    Condition(
+        "num_experts",
+        lambda model: model.experts is None or model.experts.count >= 2 * max(model.experts.groups, 1),
+        "at least two experts in a group",
+    ),
+)
 _LATENT_CONDITIONS = (
     Condition("multi_latent_attention=False", lambda model: model.latent is not None, "True"),
     Condition("num_query_groups", lambda model: model.query_groups == model.num_heads, "no grouped queries"),
