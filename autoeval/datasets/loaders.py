@@ -203,7 +203,8 @@ def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all") 
         for row in rows:
             if row["target"] not in ("A", "B", "C", "D"):
                 raise DatasetError(f"{row.where}: the answer is {row['target']!r}, expected A, B, C or D")
-        return [made(row, **row.columns, subject=subject, topic=subject.replace("_", " ")) for row in rows]
+        more = {"subject": subject, "topic": subject.replace("_", " ")}
+        return [made(row, **{**row.columns, "input": row["input"].strip()}, **more) for row in rows]
 
     pairs = {"train": "dev", "test": "test"}
     return {name: [row for subject in chosen for row in read(split, subject)] for name, split in pairs.items()}

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.openicl.sample import Reader
+from autoeval.tasks.short_form import expanded, is_short
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 _REQUIRED = ("abbr", "type", "path", "reader_cfg", "infer_cfg", "eval_cfg")
@@ -44,8 +45,7 @@ def find_config(name: str, config_dir: Path | None) -> Path:
         if not Path(name).is_file():
             raise ValueError(f"{name}: no such dataset configuration")
         return Path(name)
-    root = (config_dir or REPOSITORY / "config") / "datasets"
-    known = [file for file in sorted(root.rglob("*.py")) if not file.name.startswith("_")]
+    known = config_files(config_dir)
     found = [file for file in known if file.stem == name]
     if len(found) == 1:
         return found[0]
@@ -53,7 +53,24 @@ def find_config(name: str, config_dir: Path | None) -> Path:
         raise ValueError(f"dataset '{name}' is ambiguous: {', '.join(map(str, found))}")
     near = difflib.get_close_matches(name, [file.stem for file in known], n=1, cutoff=0.4)
     hint = f"; did you mean '{near[0]}'?" if near else ""
-    raise ValueError(f"there is no dataset '{name}' under {root}{hint}")
+    raise ValueError(f"there is no dataset '{name}' under {_root(config_dir)}{hint}")
+
+
+def config_files(config_dir: Path | None = None) -> list[Path]:
+    """All configurations by name; files whose name begins with ``_`` are parts of others."""
+    return [file for file in sorted(_root(config_dir).rglob("*.py")) if not file.name.startswith("_")]
+
+
+def _root(config_dir: Path | None) -> Path:
+    return (config_dir or REPOSITORY / "config") / "datasets"
+
+
+def loader_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a dataset's configuration is for its loader."""
+    return {key: value for key, value in options.items() if key not in _NOT_FOR_LOADERS}
+
+
+_NOT_FOR_LOADERS = frozenset({"abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg"})
 
 
 def read_configs(file: Path) -> list[DatasetConfig]:
@@ -80,6 +97,13 @@ def check_dataset(file: Path, key: str, entry: Any) -> DatasetConfig:
     """An entry of the list ``key`` in ``file``. Raises ``ValueError`` naming both and what is wrong."""
     if not isinstance(entry, Mapping):
         raise ValueError(f"{file}: {key} holds {entry!r}, expected dict(...)")
+    if is_short(entry):
+        try:
+            entry = expanded(entry)
+        except ValueError as error:
+            raise ValueError(
+                f"{file}: {key}: dataset '{entry.get('abbr', entry.get('path', '?'))}': {error}"
+            ) from error
     missing = [name for name in _REQUIRED if name not in entry]
     if missing:
         raise ValueError(f"{file}: {key}: dataset '{entry.get('abbr', '?')}' lacks {', '.join(missing)}")

@@ -23,7 +23,7 @@ from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.retrievers import build_retriever
 from autoeval.openicl.sample import Prompting, Reader, Sample
 from autoeval.openicl.styles import Style
-from autoeval.tasks.configs import DatasetConfig, find_config, read_configs
+from autoeval.tasks.configs import DatasetConfig, find_config, loader_options, read_configs
 from recorder.results import Item, Score
 
 logger = logging.getLogger(__name__)
@@ -147,8 +147,7 @@ def _chance(records: Sequence[Mapping[str, Any]]) -> float | None:
 def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:
     options = config.options
     source = Source(Path(data_dir), config.file)
-    extra = {key: value for key, value in options.items() if key not in _CONFIG_KEYS}
-    splits = load_splits(options["type"], source, extra)
+    splits = load_splits(options["type"], source, loader_options(options))
     try:
         prompting = _prompting(options["reader_cfg"], options["infer_cfg"])
         reader = prompting.reader
@@ -178,9 +177,6 @@ def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:
         "limit": limit if limit is not None and limit < len(rows) else None,
     }
     return IclTask(config.abbr, _hash(identity), samples, prompting, options["infer_cfg"], options["eval_cfg"])
-
-
-_CONFIG_KEYS = frozenset({"abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg"})
 
 
 def _hash(identity: Mapping[str, Any]) -> str:
