@@ -159,7 +159,9 @@ def job_dataset(file: Path, entry: Any) -> Options:
     if not isinstance(entry, dict):
         raise ValueError(f"{file}: datasets holds {entry!r}, expected dict(...)")
     own = {key: entry[key] for key in ("config_file", "test_range") if key in entry}  # a job's dump has them
-    options = {"abbr": dataset_abbr(entry), **{key: value for key, value in entry.items() if key not in own}}
+    options = {key: value for key, value in entry.items() if key not in own}
+    if "infer_cfg" in options:  # else it is one in short form, which is named after its file
+        options = {"abbr": dataset_abbr(options), **options}
     return {**check_dataset(file, "datasets", options).options, "config_file": str(file.absolute()), **own}
 
 

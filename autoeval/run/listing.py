@@ -5,28 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from autoeval.datasets.rows import DatasetError
-from autoeval.run.job import job_dataset
-from autoeval.tasks.configs import REPOSITORY, read_configs
-from autoeval.tasks.job_data import count_items
+from autoeval.tasks.listing import list_datasets
 
 
 def print_datasets(options: argparse.Namespace) -> int:
     """A table on standard output."""
     from tabulate import tabulate
 
-    folder = (Path(options.config_dir) if options.config_dir else REPOSITORY / "config") / "datasets"
-    files = sorted(file for file in folder.rglob("*.py") if not file.name.startswith("_"))
-    if not files:
-        raise ValueError(f"{folder}: no dataset configurations there")
     data_dir = Path(options.data_dir).absolute()
     rows = []
-    for file in sorted(files, key=lambda one: one.stem):
-        for config in read_configs(file):
-            try:
-                items, data = str(count_items(job_dataset(file, dict(config.options)), {"data_dir": data_dir})), "yes"
-            except DatasetError as error:
-                items, data = "-", str(error).rpartition(str(file))[2].lstrip(": ")
-            rows.append([file.stem, config.abbr, items, data])
+    for listed in list_datasets(data_dir, Path(options.config_dir) if options.config_dir else None):
+        problem = " ".join((listed.problem or "").split())
+        rows.append([listed.name, listed.abbr, "-" if listed.items is None else listed.items, problem or "yes"])
+    if not rows:
+        raise ValueError(f"{options.config_dir}/datasets: no dataset configurations there")
     print(tabulate(rows, headers=["name", "dataset", "items", f"data in {data_dir}"], disable_numparse=True))
     return 0

@@ -14,6 +14,7 @@ from autoeval.tasks.results import NOT_METRICS, mode_of, read_result
 from recorder.files import write_atomic
 
 _WIDTH = 128
+_CELL = 80
 Rows = list[list[str]]
 
 
@@ -132,7 +133,12 @@ def _is_error(name: str, result: Mapping[str, Any]) -> bool:
 def _tabulated(rows: Rows) -> str:
     from tabulate import tabulate
 
-    return str(tabulate(rows, headers="firstrow", disable_numparse=True))
+    return str(tabulate([[_short(cell) for cell in row] for row in rows], headers="firstrow", disable_numparse=True))
+
+
+def _short(cell: str) -> str:
+    """A reason may be long; the csv, the md and the raw part have it whole."""
+    return cell if len(cell) <= _CELL else f"{cell[: _CELL - 1]}…"
 
 
 def _csv(rows: Rows) -> str:

@@ -38,7 +38,11 @@ class Cell:
     def __str__(self) -> str:
         if self.value is None:
             return f"missing: {self.reason}"
-        return f"{self.value:.2f}" if self.stderr is None else f"{self.value:.2f} ± {self.stderr:.2f}"
+        return " ± ".join(_number(one) for one in (self.value, self.stderr) if one is not None)
+
+
+def _number(value: float) -> str:
+    return f"{value:.2f}" if abs(value) < 1e6 else f"{value:.3e}"
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,10 @@ from typing import Any
 
 from autoeval.datasets.loaders import load_splits
 from autoeval.datasets.rows import Source, in_range, sliced
-from autoeval.tasks.configs import DatasetConfig
+from autoeval.tasks.configs import DatasetConfig, loader_options
 from autoeval.tasks.icl import IclTask, load_icl_task
 
 _OWN_KEYS = ("config_file", "test_range")
-_NOT_FOR_LOADERS = {*_OWN_KEYS, "abbr", "type", "reader_cfg", "infer_cfg", "eval_cfg"}
 
 
 def load_task(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> IclTask:
@@ -44,8 +43,8 @@ def cut(task: IclTask, test_range: str | None, file: str) -> IclTask:
 def count_items(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> int:
     """How many items ``load_task`` would give, without making prompts."""
     source = Source(Path(job["data_dir"]), Path(dataset["config_file"]))
-    extra = {key: value for key, value in dataset.items() if key not in _NOT_FOR_LOADERS}
-    splits = load_splits(dataset["type"], source, extra)
+    options = {key: value for key, value in dataset.items() if key not in _OWN_KEYS}
+    splits = load_splits(dataset["type"], source, loader_options(options))
     split = dataset["reader_cfg"].get("test_split", "test")
     if split not in splits:
         raise ValueError(f"{dataset['config_file']}: dataset '{dataset['abbr']}': there is no split '{split}'")
