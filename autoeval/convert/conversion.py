@@ -50,7 +50,8 @@ def convert(
     with Workplace(output) as place:
         done = read_receipt(output)
         if done and _reusable(done, before, tokenizer.fingerprint() if tokenizer else None, dtype):
-            return check(output, expected_loss=expected_loss, verify=verify and done.verified is None)
+            due = None if expected_loss is None or expected_loss.answered_by(done.loss) else expected_loss
+            return check(output, expected_loss=due, verify=verify and done.verified is None)
         if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
             raise ConversionError(f"{output}: exists and is not a model directory; it is left alone")
         here = place.directory

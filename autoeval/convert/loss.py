@@ -29,6 +29,17 @@ class ExpectedLoss:
     tolerance: float | None = None
     max_tokens: int = 16384
 
+    def answered_by(self, found: dict[str, Any] | None) -> bool:
+        """Whether a receipt's ``loss`` is what this would find again (its model has not changed)."""
+        asked = {
+            "expected": self.value, "text": str(self.text), "tolerance": self.tolerance, "max_tokens": self.max_tokens,
+        }  # fmt: skip
+        try:
+            same_text = found is not None and found["text_sha256"] == _sha256(self.text)
+        except OSError:
+            return False
+        return found is not None and same_text and all(found[key] == value for key, value in asked.items())
+
 
 @dataclass(frozen=True)
 class LossCheck:
@@ -41,6 +52,8 @@ class LossCheck:
     expected: float
     difference: float
     limit: float
+    tolerance: float | None
+    max_tokens: int
 
     @property
     def passed(self) -> bool:
@@ -50,7 +63,7 @@ class LossCheck:
         return {**asdict(self), "passed": self.passed}
 
 
-def check_loss(directory: Path, expected: ExpectedLoss, *, device: str = "cpu") -> LossCheck:
+def check_loss(directory: Path, expected: ExpectedLoss, *, device: str = "auto") -> LossCheck:
     """Measure the model in ``directory`` on the expected loss's text. Raises ``ConversionError`` for a bad text."""
     import json
 
@@ -59,23 +72,29 @@ def check_loss(directory: Path, expected: ExpectedLoss, *, device: str = "cpu") 
     limit = max(chance - expected.value, 0.0) / 2 if expected.tolerance is None else expected.tolerance
     return LossCheck(
         text=str(expected.text),
-        text_sha256=hashlib.sha256(expected.text.read_bytes()).hexdigest(),
+        text_sha256=_sha256(expected.text),
         tokens=tokens,
         loss=loss,
         expected=expected.value,
         difference=loss - expected.value,
         limit=limit,
+        tolerance=expected.tolerance,
+        max_tokens=expected.max_tokens,
     )
 
 
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
 def held_out_loss(
-    model: Path | Any, text: Path, *, tokenizer: Any = None, max_tokens: int = 16384, device: str = "cpu"
+    model: Path | Any, text: Path, *, tokenizer: Any = None, max_tokens: int = 16384, device: str = "auto"
 ) -> tuple[float, int]:
     """Mean cross-entropy in nats per token, and how many tokens were predicted.
 
     ``model`` is a converted directory, or a loaded model with its ``tokenizer``. The first ``max_tokens`` tokens count,
     in windows as Megatron cuts its sequences: each as long as the model allows, none overlapping, no token added; the
-    first token of a text is not predicted. Raises ``ConversionError`` naming a text that cannot be used.
+    first token of a text is not predicted. ``device`` ``auto`` is a GPU where there is one. Raises ``ConversionError`` naming a text that cannot be used.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -87,7 +106,8 @@ def held_out_loss(
                 raise ConversionError(f"{directory}: no tokenizer, so {text} cannot be read; give a .npy file of ids")
             tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         loaded: Any = AutoModelForCausalLM.from_pretrained(str(directory), local_files_only=True)
-        model = loaded.to(device)
+        model = loaded.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    device = str(model.device)
     ids = torch.tensor(_tokens(text, tokenizer, model.config.vocab_size)[: max_tokens + 1], device=device)
     total, count = 0.0, 0
     model.eval()

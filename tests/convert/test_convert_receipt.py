@@ -73,6 +73,12 @@ def test_a_loss_near_the_runs_own_is_recorded(source: Path, tmp_path: Path, text
     loss, tokens = held_out_loss(tmp_path / "hf", text)
     assert receipt.loss["loss"] == loss and receipt.loss["tokens"] == tokens and receipt.loss["passed"]
     assert receipt.loss["difference"] == pytest.approx(loss - 5.6)
+    before = (tmp_path / "hf/receipt.json").stat().st_mtime_ns
+    assert convert(source, tmp_path / "hf", tokenizer=tokenizer, expected_loss=ExpectedLoss(5.6, text)) == receipt
+    assert (tmp_path / "hf/receipt.json").stat().st_mtime_ns == before
+    text.write_text(TEXT[::-1])  # another text is another question
+    other = convert(source, tmp_path / "hf", tokenizer=tokenizer, expected_loss=ExpectedLoss(5.6, text))
+    assert other.loss and other.loss["loss"] != loss and other.checksum == receipt.checksum
     assert receipt.loss["limit"] == max(math.log(259) - 5.6, 0) / 2
 
 
