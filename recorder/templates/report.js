@@ -69,7 +69,9 @@
     const all = chart.series.flatMap((s) => s.value.concat(s.low, s.high))
       .concat(chart.baselines.map((b) => b.value), chart.chance).filter((v) => v !== null);
     const low = Math.min(...all), high = Math.max(...all), span = high - low || Math.abs(high) || 1, room = span * 0.06;
-    const named = levels(chart, low - room, high + room, plot.clientHeight - MARGIN.t - MARGIN.b);
+    const legend = many && (chart.wide || !report.charts.some((one) => one.wide));
+    const above = legend ? (plot.clientWidth < 600 ? 19 * report.models.length : 24) : 0;  // about what the legend takes
+    const named = levels(chart, low - room, high + room, plot.clientHeight - MARGIN.t - MARGIN.b - above);
     const axis = { gridcolor: colour("--grid"), linecolor: colour("--line"), zeroline: false, automargin: true, tickfont: { size: 11 } };
     const title = (text) => ({ text, font: { size: 11 }, standoff: 6 });
     return {
@@ -78,7 +80,7 @@
       hoverlabel: { bgcolor: colour("--card"), bordercolor: colour("--line"), font: { color: colour("--ink") } },
       xaxis: { ...axis, nticks: 6, title: title(state.x === "tokens" ? "tokens (billions)" : "iteration") },
       yaxis: { ...axis, range: [low - room, high + room], nticks: 6, title: title(chart.unit) },
-      showlegend: many && (chart.wide || !report.charts.some((one) => one.wide)), legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
+      showlegend: legend, legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0 },
       shapes: named.shapes, annotations: named.annotations, dragmode: false,
     };
   }
