@@ -18,7 +18,11 @@ from autoeval.checkpoints.inert_pickle import Inert, load_inert
 _NAMES = frozenset(
     {"torch", "megatron", "numpy", "nvidia_resiliency_ext", "pathlib"}
     | {"collections.OrderedDict", "collections.defaultdict", "copyreg._reconstructor", "_codecs.encode"}
-    | {f"builtins.{name}" for name in ("dict", "list", "tuple", "set", "frozenset", "slice", "object", "bytearray")}
+    # getattr, inert like the others, is how Python 3.11.0 to 3.11.3 pickles the members of an enum
+    | {
+        f"builtins.{name}"
+        for name in ("dict", "list", "tuple", "set", "frozenset", "slice", "object", "bytearray", "getattr")
+    }
 )
 
 

@@ -21,18 +21,22 @@ from autoeval.convert.errors import ConversionError
 # ever become inert records, so an enum of a future Megatron needs no change here.
 _STUBBED_MODULES = (
     "megatron",
+    "torch",  # what PyTorch itself does not allow
     "numpy",
+    "signal",  # Python up to 3.10 pickles the signal SIGTERM as the name of a thing in this module
     "transformer_engine",
     "nvidia_resiliency_ext",
     "modelopt",
 )
 _STUBBED_NAMES = frozenset(
     {
-        "signal.Signals",
+        "builtins.getattr",  # with which Python 3.11.0 to 3.11.3 pickles the members of an enum
+        "__builtin__.getattr",
         "types.SimpleNamespace",
         "pathlib.Path",
         "pathlib.PosixPath",
         "pathlib.PurePosixPath",
+        "pathlib._local.PosixPath",  # Python 3.13
         "_codecs.encode",
         "_io.BytesIO",
         "io.BytesIO",

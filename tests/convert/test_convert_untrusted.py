@@ -9,11 +9,15 @@ import io
 import json
 import os
 import pickle
+import random
+import signal
+import types
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed.checkpoint as dcp
@@ -176,6 +180,40 @@ def test_the_refusal_names_the_class(tmp_path: Path) -> None:
         open_source(tmp_path / "iter_0000001")
     with pytest.raises(DcpMetadataError, match=r"refused, because it names fractions\.Fraction"):
         parse_dcp_metadata(pickle.dumps(fractions.Fraction(1, 3)))
+
+
+class OldEnum:
+    """A member of an enum as Python 3.11.0 to 3.11.3 pickles it."""
+
+    def __reduce__(self) -> Any:
+        return (getattr, (torch.serialization.LoadEndianness, "LITTLE"))
+
+
+def test_what_megatron_saves_beside_tensors_is_no_obstacle(tmp_path: Path) -> None:
+    numpy_state = np.random.RandomState(1).get_state()
+    args = gpt_args(
+        num_layers=1,
+        exit_signal=signal.SIGTERM,
+        # Python up to 3.10 writes SIGTERM as a name of the module signal, as any Python does with a function.
+        exit_signal_of_python_3_10=signal.getsignal,
+        attention_backend=OldEnum(),
+        rank_zero=types.SimpleNamespace(a=1),
+        cache=Path("/cache"),
+        device=torch.device("cpu"),
+        params_dtype=torch.bfloat16,
+        optimizer_class=torch.optim.AdamW,
+        sizes=torch.Size([1, 2]),
+        names={"a", "b"},
+    )
+    model = {EMBEDDING: torch.ones(256, 64), "decoder.layers.0.mlp.linear_fc1.weight": torch.ones(1)}
+    rng = [
+        {"random_rng_state": random.getstate(), "np_rng_state": numpy_state, "torch_rng_state": torch.get_rng_state()}
+    ]
+    source = legacy(tmp_path / "iter_0000001", args=args, model=model, rng_state=rng, extra=io.BytesIO(b"1"))
+    assert torch.equal(open_source(source).tensor(EMBEDDING), torch.ones(256, 64))
+    shared = torch_dist(tmp_path / "iter_0000002", [{"args": args, "rng": rng}])
+    change_metadata(shared, lambda metadata: setattr(metadata, "planner_data", OldEnum()))
+    assert open_source(shared).args.sizes == torch.Size([1, 2])
 
 
 def test_run_config_makes_no_objects(tmp_path: Path) -> None:
