@@ -217,7 +217,8 @@ def visible_gpus() -> list[str]:
         # CUDA itself stops at the first id that is no device.
         stop = next((place for place, part in enumerate(ids) if re.fullmatch(r"-\d+", part)), len(ids))
         return ids[:stop]
-    return [str(number) for number in range(len(list(Path("/proc/driver/nvidia/gpus").glob("*"))))]
+    # In a container /proc may be the host's or hidden; the device files are what can be used.
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
 def _missing(task: Task) -> tuple[Path, ...]:

@@ -31,11 +31,10 @@ from autoeval.tasks.names import model_abbr, output_path, pairs, task_name
 from autoeval.tasks.results import evaluate, prediction_digest
 from autoeval.tasks.stored import (
     Record,
-    check_records,
+    begun_records,
     merged_records,
     model_identity,
     origins,
-    read_records,
     unfinished_path,
 )
 from recorder.files import write_json
@@ -130,13 +129,9 @@ class OpenICLInferTask(Task):
         unfinished = unfinished_path(path)
         task = load_task(dataset, self.cfg)
         expected = origins(task, model_identity(model))
-        records: list[Record] = []
-        for there in (path, unfinished):
-            if there.exists():
-                records = read_records(there)
-                check_records(there, records, expected)
-                logger.info("%s: %d of %d items are in %s", dataset["abbr"], len(records), len(expected), there)
-                break
+        records = begun_records(self.work_dir / self.output_subdir, model, dataset, expected)
+        if records:
+            logger.info("%s: %d of %d items are there already", dataset["abbr"], len(records), len(expected))
         if len(records) < len(expected) and self._model is None:
             self._model = build_model(model)
         style = style_of(model, self._model)

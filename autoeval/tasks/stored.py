@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -119,6 +120,42 @@ def _shards(whole: Path) -> Iterator[Path]:
 
 def shard_path(whole: Path, number: int) -> Path:
     return whole.with_name(f"{whole.stem}_{number}.json")
+
+
+def begun_records(
+    directory: Path, model: Mapping[str, Any], dataset: Mapping[str, Any], expected: Sequence[Origin]
+) -> list[Record]:
+    """The first items of a dataset (or part) as far as they are there, also when it was cut otherwise before.
+
+    Raises ``StoredError`` for items that are not of today's data.
+    """
+    whole = output_path(directory, model, dataset)
+    for path in (whole, unfinished_path(whole)):
+        if path.exists():
+            records = read_records(path)
+            check_records(path, records, expected)
+            return records
+    if "test_range" in dataset and (uncut := _of_the_uncut(whole, str(dataset["test_range"]))):
+        path, records = uncut
+        check_records(path, records[: len(expected)], expected)
+        return records[: len(expected)]
+    records = []
+    for path in [*_shards(whole), unfinished_path(shard_path(whole, len(list(_shards(whole)))))]:
+        if path.exists():
+            part = read_records(path)
+            check_records(path, part, expected[len(records) :])
+            records += part
+    return records
+
+
+def _of_the_uncut(part: Path, test_range: str) -> tuple[Path, list[Record]] | None:
+    """The items from where ``part`` begins, if the dataset was begun as one."""
+    name, _, number = part.stem.rpartition("_")
+    start = re.search(r"\[(\d+):\d*\]$", test_range)
+    path = unfinished_path(part.with_name(f"{name}.json"))
+    if not number.isdigit() or start is None or not path.exists():
+        return None
+    return path, read_records(path)[int(start[1]) :]
 
 
 def merged_records(

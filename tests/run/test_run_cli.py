@@ -142,7 +142,9 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tour: World) -> None:
     shown = tour.run(*arguments, "-r", "--dry-run").stdout
     assert "infer: 1 task\n  OpenICLInfer[gpt2_hf/long]" in shown
     tour.run(*arguments, "-r")
-    assert f"long: {done} of 3000 items are in " in (run / "logs" / "infer" / "gpt2_hf" / "long.out").read_text()
+    assert (
+        f"long: {done} of 3000 items are there already" in (run / "logs" / "infer" / "gpt2_hf" / "long.out").read_text()
+    )
     assert (predictions / "small.json").stat().st_mtime_ns == first and not (predictions / "tmp_long.json").exists()
     tour.run(*base("undisturbed", "--datasets", "small", "long"))
     other = directory(tour, "undisturbed")

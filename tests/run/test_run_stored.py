@@ -10,7 +10,14 @@ import pytest
 
 from autoeval.tasks.icl import IclTask
 from autoeval.tasks.job_data import count_items, load_task
-from autoeval.tasks.stored import StoredError, check_records, complete, merged_records, origins, read_records
+from autoeval.tasks.stored import (
+    StoredError,
+    check_records,
+    complete,
+    merged_records,
+    origins,
+    read_records,
+)
 from tests.run.conftest import World
 from tests.run.test_run_models import job
 
