@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,10 +51,10 @@ class TopkRetriever:
 
 
 class VotekRetriever(TopkRetriever):
-    """The same examples for all: rows that are near to many others and not to the same ones (arXiv 2209.01975).
+    """The same examples for all: rows that are near to many others and not to the same ones (vote-k, arXiv 2209.01975).
 
-    Each training row votes for its ``votek_k`` nearest; a row is passed over when one with more votes already has all
-    of its voters.
+    Each training row has a vote for each of its ``votek_k`` nearest. The row with most votes is taken, again and again;
+    the votes of a row count a tenth for each of its nearest that is taken already.
     """
 
     def __init__(self, *args: Any, votek_k: int = 3, **keywords: Any) -> None:
@@ -65,18 +64,17 @@ class VotekRetriever(TopkRetriever):
     def retrieve(self, tests: Sequence[Numbered], train: Sequence[Row], context: Any) -> list[list[Row]]:
         enough(train, self.ice_num)
         index = self.embed(train, context)
-        voters: dict[int, set[int]] = defaultdict(set)
+        voters: dict[int, list[int]] = {place: [] for place in range(len(train))}
         for voter, vector in enumerate(index):
             for place in [one for one in nearest(vector, index, self.votek_k + 1) if one != voter][: self.votek_k]:
-                voters[place].add(voter)
-        ranked = sorted(range(len(train)), key=lambda place: (-len(voters[place]), place))
+                voters[place].append(voter)
+        weights = [1.0] * len(train)
         chosen: list[int] = []
-        for number, place in enumerate(ranked):
-            if len(chosen) == self.ice_num:
-                break
-            if voters[place] and not any(voters[place] <= voters[earlier] for earlier in ranked[:number]):
-                chosen.append(place)
-        chosen += [place for place in ranked if place not in chosen][: self.ice_num - len(chosen)]
+        while len(chosen) < self.ice_num:
+            left = (place for place in range(len(train)) if place not in chosen)
+            chosen.append(max(left, key=lambda place: sum(weights[voter] for voter in voters[place])))
+            for voter in voters[chosen[-1]]:
+                weights[voter] /= 10
         return [[train[place] for place in chosen] for _ in tests]
 
 
