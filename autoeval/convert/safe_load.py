@@ -96,6 +96,10 @@ def load_restricted(file: Path, *, offset: int = 0, length: int | None = None, n
     import torch
 
     name = name or str(file)
+    if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 11):  # pytorch/pytorch#170619
+        raise ConversionError(
+            f"PyTorch {torch.__version__} does not tell where a file's tensors are: 2.11 or later does"
+        )
     try:
         with file.open("rb") as stream:
             blob: Any = stream if length is None else io.BufferedReader(_Section(stream, offset, length), 4096)
