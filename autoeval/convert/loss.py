@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -68,6 +69,7 @@ def check_loss(directory: Path, expected: ExpectedLoss, *, device: str = "auto")
     import json
 
     loss, tokens = held_out_loss(directory, expected.text, max_tokens=expected.max_tokens, device=device)
+    loss = loss if math.isfinite(loss) else sys.float_info.max  # a receipt is JSON, which has no NaN
     chance = math.log(json.loads((directory / "config.json").read_text(encoding="utf-8"))["vocab_size"])
     limit = max(chance - expected.value, 0.0) / 2 if expected.tolerance is None else expected.tolerance
     return LossCheck(
@@ -90,7 +92,7 @@ def _sha256(path: Path) -> str:
 def held_out_loss(
     model: Path | Any, text: Path, *, tokenizer: Any = None, max_tokens: int = 16384, device: str = "auto"
 ) -> tuple[float, int]:
-    """Mean cross-entropy in nats per token, and how many tokens were predicted.
+    """Mean cross-entropy in nats per token (NaN for a model that answers so), and how many tokens were predicted.
 
     ``model`` is a converted directory, or a loaded model with its ``tokenizer``. The first ``max_tokens`` tokens count,
     in windows as Megatron cuts its sequences: each as long as the model allows, none overlapping, no token added; the
@@ -118,8 +120,6 @@ def held_out_loss(
                 torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[:, 1:].flatten(), reduction="sum")
             )
             count += window[:, 1:].numel()
-    if not math.isfinite(total):
-        raise ConversionError(f"{text}: the converted model's loss on it is not finite")
     return total / count, count
 
 

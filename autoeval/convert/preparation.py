@@ -18,9 +18,11 @@ from autoeval.convert.writer import DTYPES, Planned, size_of
 
 @dataclass(frozen=True)
 class Prepared:
-    """``dtype`` is what will be written, never ``auto``; ``config`` the Hugging Face configuration."""
+    """``layout`` is Megatron's ``--ckpt-format``, ``dtype`` what will be written, never ``auto``, ``config`` Hugging
+    Face's."""
 
     source: Path
+    layout: str
     target: Target
     dtype: str
     tensors: list[Planned]
@@ -41,7 +43,7 @@ def prepare(source: Path, tokenizer: TokenizerSource | None, dtype: str, directo
 
         loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
         config.bos_token_id, config.eos_token_id = loaded.bos_token_id, loaded.eos_token_id
-    return Prepared(source, target, chosen, plan(opened, target), config)
+    return Prepared(source, opened.layout, target, chosen, plan(opened, target), config)
 
 
 def planned_bytes(source: Path, dtype: str = "auto") -> int:

@@ -69,7 +69,7 @@ def receipt_of(
         source=str(source.resolve()),
         fingerprint=fingerprint,
         iteration=int(number.group(1)) if number else None,
-        layout="torch_dist" if (source / "metadata.json").is_file() else "torch",
+        layout=prepared.layout,
         architecture=target.architecture.name,
         mapping=mapping_digest(target.architecture),
         requested_dtype=requested_dtype,

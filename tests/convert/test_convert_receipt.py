@@ -178,15 +178,20 @@ def test_verification_is_in_the_receipt(megatron_world: Callable[[str], Path], t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("spoil", ["one bit of a weight", "the configuration"])
+@pytest.mark.parametrize("spoil", ["one bit of a weight", "the configuration", "so that it answers NaN"])
 def test_a_failed_verification_quarantines(megatron_world: Callable[[str], Path], tmp_path: Path, spoil: str) -> None:
     source, output = megatron_world("single") / "llama/torch_dist/iter_0000010", tmp_path / "hf"
     convert(source, output, tokenizer=None)
-    if spoil == "the configuration":
-        text = (output / "config.json").read_text()
-        (output / "config.json").write_text(text.replace("50000", "10000"))
+    if spoil != "one bit of a weight":
+        config = json.loads((output / "config.json").read_text())
+        if spoil == "the configuration":
+            config["rope_parameters"]["rope_theta"] = 10000.0
+        else:
+            config["rms_norm_eps"] = -100.0
+        content = json.dumps(config)
+        # The receipt knows the files' sizes only.
+        (output / "config.json").write_text(content.ljust((output / "config.json").stat().st_size))
         expected = "verification against Megatron FAILED: largest logit difference"
-        assert "50000" in text
     else:
         with (output / "model.safetensors").open("r+b") as stream:
             stream.seek(-9000, 2)
@@ -196,4 +201,5 @@ def test_a_failed_verification_quarantines(megatron_world: Callable[[str], Path]
         expected = "the tensors read back differ from the checksum"
     with pytest.raises(Quarantined, match=expected):
         check(output, verify=True)
-    assert not output.exists() and (tmp_path / "hf.quarantined/quarantined.json").is_file()
+    reason = json.loads((tmp_path / "hf.quarantined/quarantined.json").read_text())
+    assert not output.exists() and reason["receipt"]["verified"]["passed"] is False
