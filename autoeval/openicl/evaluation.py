@@ -106,8 +106,9 @@ def _texts(
     to_reference = build_postprocessor(eval_cfg.get("dataset_postprocessor"))
     references: list[Any] = []
     for sample, record in zip(samples, records, strict=True):
-        if "rounds" in record:
-            references.append([to_reference(str(one)) for one in record["gold"]])
+        if "rounds" in record:  # a dialogue: its answers are those of the rounds, not of the row
+            gold = record["gold"]
+            references.append([*map(to_reference, gold)] if isinstance(gold, list) else to_reference(gold))
         else:
             references.append(reference_of(sample, prompting, to_reference))
     if not any(isinstance(text, list) for text in texts):

@@ -173,11 +173,17 @@ class ChatInferencer(GenInferencer):
                 made[number].append(_checked(result, samples[number]))
                 if self.infer_mode == "every":
                     chats[number][places[number][turn]] = {"role": "assistant", "content": made[number][-1]}
-        if self.infer_mode == "last":
-            rows = zip(asked, made, golds, strict=True)
-            return [{"origin_prompt": a[0], "prediction": m[0], "gold": g[0]} for a, m, g in rows]
         rows = zip(asked, made, golds, strict=True)
-        return [{"origin_prompt": a, "prediction": m, "gold": g, "rounds": len(m)} for a, m, g in rows]
+        last = self.infer_mode == "last"
+        return [
+            {
+                "origin_prompt": shown[0] if last else shown,
+                "prediction": texts[0] if last else texts,
+                "gold": right[0] if last else right,
+                "rounds": len(texts),
+            }
+            for shown, texts, right in rows
+        ]
 
     def _history(self, model: LanguageModel, history: list[Message], prompting: Prompting) -> tuple[Any, Any]:
         if hasattr(model, "generate_messages"):
