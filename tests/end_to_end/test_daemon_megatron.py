@@ -173,10 +173,12 @@ def test_a_failed_receipt_quarantines_the_checkpoint_and_no_score_is_recorded(
 
 @pytest.fixture
 def small_disk(megatron_project: Path) -> Iterator[Path]:
-    """The work directory on a file system of its own, of 100 MB."""
+    """The work directory on a file system of its own, of 100 MB and 500 files."""
     out = megatron_project / "out"
     out.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", str(out)], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=100m,nr_inodes=500", "tmpfs", str(out)], capture_output=True
+    )
     if mounted.returncode != 0:
         pytest.skip("no file system can be mounted here")
     try:
@@ -207,6 +209,30 @@ def test_a_model_that_does_not_fit_the_disk_fails_with_the_figures_and_the_next_
     assert daemon.returncode == 1, errors
     found = reasons(megatron_project)
     assert found[100][0] == "failed" and "its disk has 0 GB to give" in str(found[100][1])
+    assert found[200] == ("recorded", None)
+    assert evaluated(megatron_project) == {200}
+    assert not list(small_disk.rglob(".hf.partial-*"))
+
+
+def test_a_disk_that_becomes_full_while_the_conversion_is_written_fails_that_checkpoint_alone(
+    megatron_saves: Path, megatron_project: Path, small_disk: Path
+) -> None:
+    """Full of files rather than bytes, which can be arranged exactly: enough are left to begin, not to end."""
+    there, filler = megatron_project / "checkpoints", small_disk / "filler"
+    with started(megatron_project, "--end-iteration", "200") as daemon:
+        wait_for(lambda: logged(megatron_project, "watching"))
+        filler.mkdir()
+        for number in range(os.statvfs(small_disk).f_favail - 16):
+            (filler / str(number)).touch()
+        save_as_megatron(megatron_saves / "torch_dist" / "iter_0000100", there, 100)
+        wait_for(lambda: logged(megatron_project, "tiny-gpt2 iteration 100 failed"))
+        shutil.rmtree(filler)
+        save_as_megatron(megatron_saves / "torch_dist" / "iter_0000200", there, 200)
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 1, errors
+    found = reasons(megatron_project)
+    assert logged(megatron_project, "iteration 100: conversion begins"), found[100]
+    assert found[100][0] == "failed" and "No space left on device" in str(found[100][1])
     assert found[200] == ("recorded", None)
     assert evaluated(megatron_project) == {200}
     assert not list(small_disk.rglob(".hf.partial-*"))
