@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from autoeval.datasets.loaders import load_splits
-from autoeval.datasets.rows import DatasetError, Row, Source, subset
+from autoeval.datasets.rows import DatasetError, Row, Source, in_range, sliced, subset
 
 
 def source(directory: Path) -> Source:
@@ -63,3 +63,62 @@ def test_a_subset_is_always_the_same_and_grows_by_adding() -> None:
     assert len(ten) == 10 and set(ten) < set(twenty) and ten == sorted(ten)
     assert ten == [index for index, _ in subset(rows, 10)]
     assert len(subset(rows, None)) == len(subset(rows, 1000)) == 100
+
+
+def test_the_first_of_several_places_is_taken(tmp_path: Path) -> None:
+    write_lines(tmp_path / "corpora" / "b.jsonl", {"q": 2})
+    (tmp_path / "data").mkdir()
+    paths = ["./data/a.jsonl", "./data/../corpora/b.jsonl"]
+    assert source(tmp_path).find(paths).name == "b.jsonl"
+    with pytest.raises(DatasetError, match=r"'\./data/c\.jsonl' is missing"):
+        source(tmp_path).find(["./data/c.jsonl"])
+
+
+def test_winograd_schemas(tmp_path: Path) -> None:
+    schema = {"text": "It fell.", "pronoun": "It", "options": ["the cup", "the table"], "label": 0, "source": "x"}
+    write_lines(tmp_path / "data" / "winograd" / "wsc285.jsonl", schema)
+    (row,) = load_splits("WinogradDataset", source(tmp_path), {"path": "./data/winograd/wsc285.jsonl"})["test"]
+    assert (row["prompt"], row["opt1"], row["opt2"], row["label"]) == ("It fell.", "the cup", "the table", 0)
+    write_lines(tmp_path / "data" / "w.jsonl", {**schema, "label": 2})
+    with pytest.raises(DatasetError, match=r"w\.jsonl:1: expected two options and a label 0 or 1"):
+        load_splits("WinogradDataset", source(tmp_path), {"path": "w.jsonl"})
+
+
+def test_texts_are_cut_into_documents(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "t.txt").write_text(" \n = One = \n \n a\n\n = = Part = = \n b\n = Two = \n c\n")
+
+    def documents(kind: str) -> list[str]:
+        return [
+            row["text"]
+            for row in load_splits("TextDataset", source(tmp_path), {"path": "t.txt", "documents": kind})["test"]
+        ]
+
+    assert len(documents("file")) == 1
+    assert documents("wikitext") == [" = One = \n \n a\n\n = = Part = = \n b\n", " = Two = \n c\n"]
+    assert len(documents("line")) == 6 and len(documents("blank")) == 3
+    with pytest.raises(ValueError, match="documents is 'page'"):
+        documents("page")
+
+
+def test_a_benchmarks_wrong_labels_are_named(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data" / "siqa" / "dev.jsonl", {"context": "c", "question": "q", "answerA": "a"})
+    (tmp_path / "data" / "siqa" / "dev-labels.lst").write_text("4\n")
+    with pytest.raises(DatasetError, match=r"dev\.jsonl:1: its label is 4"):
+        load_splits("siqaDataset", source(tmp_path), {"path": "./data/siqa"})
+    write_lines(tmp_path / "data" / "t.json", {"sentence": "s", "label_desc": "news_x"})
+    with pytest.raises(DatasetError, match=r"t\.json:1: label_desc 'news_x' is none of news_a"):
+        load_splits("TNewsDataset", source(tmp_path), {"path": "t.json", "labels": {"news_a": "A"}})
+    exam = {"passage": None, "question": "q", "options": ["(A)1", "(B)2"], "label": "C", "answer": None}
+    write_lines(tmp_path / "data" / "exam.jsonl", exam)
+    with pytest.raises(DatasetError, match=r"the label 'C' is none of the 2 options"):
+        load_splits("AGIEvalDataset", source(tmp_path), {"path": "./data", "name": "exam"})
+
+
+def test_slices_lie_one_on_the_other() -> None:
+    assert list(sliced(range(10), "[2:8][::2]")) == [2, 4, 6]
+    assert list(sliced(range(10), "")) == list(range(10))
+    with pytest.raises(ValueError, match="expected slices"):
+        sliced(range(3), "[0:1]x")
+    with pytest.raises(ValueError, match="a number of rows"):
+        in_range([Row({}, "f")], -1)
