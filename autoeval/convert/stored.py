@@ -7,6 +7,7 @@ saves again truncates the very file that is being read: a map would kill the pro
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 DTYPES = ("float32", "bfloat16", "float16")
+_RECORD = b"PK\3\4"  # begins a local file header: 30 bytes with the lengths of name and extra field at 26, then these
 _READ_BYTES = 1 << 30  # one read call gives at most 2 GiB
 
 
@@ -99,6 +101,7 @@ class Stored:
         try:
             descriptor = os.open(self.file, os.O_RDONLY | os.O_CLOEXEC)
             try:
+                self._check_record(descriptor)
                 while done < len(buffer):
                     count = os.preadv(descriptor, [buffer[done : done + _READ_BYTES]], offset + done)
                     if count == 0:
@@ -108,6 +111,20 @@ class Stored:
                 os.close(descriptor)
         except OSError as error:
             raise ConversionError(f"{self.file}: {error.strerror}") from error
+
+    def _check_record(self, descriptor: int) -> None:
+        """PyTorch computes where a zip record's bytes begin; the record's own header, which ends there, must agree."""
+        for span in (512, 1 << 17):  # an ordinary header, and the longest that the format allows
+            start = max(0, self.begin - span)
+            before = os.pread(descriptor, self.begin - start, start)
+            at = before.rfind(_RECORD, 0, len(before) - 26)
+            while at >= 0:
+                if at + 30 + sum(struct.unpack_from("<HH", before, at + 26)) == len(before):
+                    return
+                at = before.rfind(_RECORD, 0, at)
+        raise ConversionError(
+            f"{self.file}: no record of the zip begins at byte {self.begin}, where a tensor should be"
+        )
 
     def _check_end(self, elements: int) -> None:
         """Before memory is set aside: a file can claim any size."""

@@ -318,6 +318,23 @@ def test_a_legacy_tensor_that_is_none(tmp_path: Path, tensor: Any, expected: str
         open_source(tmp_path / "iter_0000001").tensor(EMBEDDING)
 
 
+def test_a_tensor_is_where_its_record_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyTorch computes the place from the records before it; were it ever wrong, the weights would be noise."""
+    model = {EMBEDDING: torch.ones(256, 64), "decoder.layers.0.mlp.linear_fc1.weight": torch.ones(1)}
+    source = legacy(tmp_path / "iter_0000001", args=gpt_args(num_layers=1), model=model)
+    assert torch.equal(open_source(source).tensor(EMBEDDING), torch.ones(256, 64))
+    original = torch.load
+
+    def shifted(*arguments: Any, **keywords: Any) -> Any:
+        state = original(*arguments, **keywords)
+        state["model"][EMBEDDING].untyped_storage()._checkpoint_offset += 64
+        return state
+
+    monkeypatch.setattr(torch, "load", shifted)
+    with pytest.raises(ConversionError, match="no record of the zip begins at byte"):
+        open_source(source).tensor(EMBEDDING)
+
+
 def test_a_compressed_record_is_not_unpacked(tmp_path: Path) -> None:
     source = legacy(tmp_path / "iter_0000001", args=gpt_args())
     file = source / "mp_rank_00/model_optim_rng.pt"
