@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from checkpoint_files import LAYOUTS, TRACKER, Save, look, put, watcher, write
 
-from autoeval.checkpoints import SettleTimes, detect_format
+from autoeval.checkpoints import SettleTimes, detect_format, fingerprint
 
 Saves = Callable[[str], tuple[Save, Save]]
 LONG_AFTER = 100_000.0  # seconds: the writer has crashed, every settle time is over
@@ -278,3 +278,13 @@ def test_after_a_rollback_later_checkpoints_say_nothing_of_a_save_in_flight(tmp_
     assert [i for i, _ in look(tmp_path, seconds_later=1000.0).abandoned] == [4]  # nobody has touched it for long
     put(new, tmp_path, 4, age=1.0)
     assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [2, 4, 6]
+
+
+def test_integrity_json_is_part_of_the_fingerprint(tmp_path: Path, saves: Saves) -> None:
+    save, _ = saves("torch_dist_integrity")
+    directory = put(save, tmp_path, 4, age=100.0)
+    manifest = directory / "integrity.json"
+    before, times = fingerprint(directory), manifest.stat()
+    manifest.write_bytes(manifest.read_bytes().replace(b"sha256", b"sha257"))
+    os.utime(manifest, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert fingerprint(directory) != before
