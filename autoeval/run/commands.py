@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import io
 import logging
 import re
 import sys
@@ -35,6 +36,8 @@ def run_command(options: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal may not have every character of a table
     for noisy in ("urllib3", "filelock", "matplotlib", "httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -75,7 +78,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         directory, stamp = _new_directory(job.work_dir)
     write_atomic(directory / "configs" / f"{stamp}.py", job.dump())
     logger.info("%s", directory)
-    lark = LarkReporter(job.lark_bot_url if options.lark else None)
+    lark = LarkReporter(job.lark_bot_url)
     lark.started()
     return _Run(job, directory, stamp, options, lark).all()
 
@@ -146,7 +149,9 @@ class _Run:
             return []
         folder = self.directory / "configs" / "tasks"
         configs = [folder / f"{self.stamp}_{name}_{number}.json" for number in range(len(tasks))]
-        runner = build_runner(stage.runner, debug=self.options.debug, environment=self.job.secrets)
+        # Evaluation asks no model, and may run what one wrote: it has no use for a key.
+        secrets = self.job.secrets if name == "infer" else {}
+        runner = build_runner(stage.runner, debug=self.options.debug, environment=secrets)
         outcomes = runner.launch(tasks, configs)
         failed = [outcome for outcome in outcomes if not outcome.ok]
         self.failures += failed

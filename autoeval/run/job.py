@@ -22,7 +22,7 @@ from autoeval.run.secrets import without_secrets
 from autoeval.runners.task_runner import build_runner
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
-from autoeval.tasks.model_configs import check_files, check_model, generates_only
+from autoeval.tasks.model_configs import check_files, check_model, generates_only, resolved
 from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
 from autoeval.tasks.results import mode_of
 
@@ -120,7 +120,7 @@ def read_job(options: argparse.Namespace) -> Job:
         dump_details=options.dump_eval_details,
         allow_code_execution=options.allow_code_execution,
         secrets=secrets,
-        lark_bot_url=config.get("lark_bot_url"),
+        lark_bot_url=_lark(config, options) if options.lark else None,
     )
     # Whatever is wrong with them shows now and not after hours of inference.
     for stage in (job.infer, job.eval):
@@ -226,11 +226,23 @@ def _datasets_of_flags(options: argparse.Namespace) -> list[Options] | None:
 def _summarizer(config: Options, options: argparse.Namespace) -> Options:
     if options.summarizer is None and config.get("summarizer"):
         return dict(config["summarizer"])
-    (file,) = matching_files(_config_dir(options) / "summarizers", [options.summarizer or "example"])
+    folder = _config_dir(options) / "summarizers"
+    if options.summarizer is None and not folder.is_dir():
+        folder = REPOSITORY / "config" / "summarizers"
+    (file,) = matching_files(folder, [options.summarizer or "example"])
     found = read_config(file).get("summarizer")
     if not isinstance(found, dict):
         raise ValueError(f"{file}: there is no dictionary called summarizer in it")
     return found
+
+
+def _lark(config: Options, options: argparse.Namespace) -> str:
+    """The configuration's ``lark_bot_url``, or that of ``lark.py`` beside models and datasets; ``${NAME}`` works."""
+    file = _config_dir(options) / "lark.py"
+    url = config.get("lark_bot_url") or (read_config(file).get("lark_bot_url") if file.is_file() else None)
+    if not isinstance(url, str):
+        raise ValueError(f"-l: there is no lark_bot_url (in the configuration, or in {file})")
+    return str(resolved(url))
 
 
 def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:

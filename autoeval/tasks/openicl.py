@@ -118,6 +118,7 @@ class OpenICLInferTask(Task):
     def __init__(self, cfg: Mapping[str, Any]) -> None:
         super().__init__(cfg)
         self._model: Any = None
+        self._broken: Exception | None = None
 
     @property
     def num_gpus(self) -> int:
@@ -132,8 +133,8 @@ class OpenICLInferTask(Task):
         records = begun_records(self.work_dir / self.output_subdir, model, dataset, expected)
         if records:
             logger.info("%s: %d of %d items are there already", dataset["abbr"], len(records), len(expected))
-        if len(records) < len(expected) and self._model is None:
-            self._model = build_model(model)
+        if len(records) < len(expected):
+            self._load(model)
         style = style_of(model, self._model)
         generates = build_inferencer(task.infer_cfg["inferencer"]).kind == "text"
         chunk, saved = CHUNK_GENERATED if generates else CHUNK_RANKED, 0.0
@@ -147,6 +148,17 @@ class OpenICLInferTask(Task):
                 saved = time.monotonic()
         _write(path, records)
         unfinished.unlink(missing_ok=True)
+
+    def _load(self, model: Mapping[str, Any]) -> None:
+        """Once: a model that cannot be loaded is not tried again for every dataset."""
+        if self._broken is not None:
+            raise self._broken
+        if self._model is None:
+            try:
+                self._model = build_model(model)
+            except Exception as error:
+                self._broken = error
+                raise
 
     def _close(self) -> None:
         if self._model is not None:

@@ -181,6 +181,17 @@ def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> No
         resolved(clean[1]["headers"]["Authorization"])
 
 
+def test_where_lark_is_told(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = ("--hf-type", "base", "--hf-path", "gpt2", "--datasets", "small")
+    assert job(*flags).lark_bot_url is None
+    with pytest.raises(ValueError, match=r"-l: there is no lark_bot_url"):
+        job(*flags, "-l")
+    (here.root / "config" / "lark.py").write_text("lark_bot_url = '${HOOK}'\n")
+    monkeypatch.setenv("HOOK", "https://lark/secret")
+    made = job(*flags, "-l")
+    assert made.lark_bot_url == "https://lark/secret" and "secret" not in repr(made) + made.dump()
+
+
 def test_a_model_speaks_where_the_dataset_is_silent() -> None:
     model = {
         **MODEL,

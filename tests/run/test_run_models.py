@@ -158,10 +158,16 @@ def test_tasks_infer_and_evaluate(
     assert "m/small: " in caplog.text and "small.jsonl:1: 'gold' is 'C'" in caplog.text
     assert (world.root / "out" / "results" / "m" / "written.json").exists()
 
+    tries = []
+
     def crash(*arguments: Any, **options: Any) -> None:
+        tries.append(arguments)
         raise RuntimeError("CUDA is out of memory")
 
     monkeypatch.setattr("autoeval.tasks.openicl.build_model", crash)
-    large = OpenICLInferTask(job(world, models_directory, "large"))
-    assert large.run() == 1 and "m/large: RuntimeError: CUDA is out of memory" in caplog.text
+    rows = [json.dumps({"q": "x", "gold": "A"}) for _ in range(3)]
+    (world.root / "data" / "small.jsonl").write_text("\n".join(rows))
+    (world.root / "out" / "predictions" / "m" / "small.json").unlink()
+    large = OpenICLInferTask(job(world, models_directory, "large", "small"))
+    assert large.run() == 1 and len(tries) == 1 and "m/large: RuntimeError: CUDA is out of memory" in caplog.text
     assert not large.get_output_paths()[0].exists()
