@@ -108,8 +108,8 @@ def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
         raise MissingError(f"no mp_rank_*/{RANK_FILE} yet")
     newest = max(present, key=lambda name: (sizes[name][1], name))
     size, mtime_ns = sizes[newest]
-    tensor, pipeline, expert = _parallelism(directory / newest, size, mtime_ns)
-    expected = _rank_files(tensor, pipeline, expert)
+    tensor, pipeline, expert, expert_tensor = _parallelism(directory / newest, size, mtime_ns)
+    expected = _rank_files(tensor, pipeline, expert, expert_tensor)
     for name in expected:
         if name not in sizes:
             raise MissingError(f"{name} is missing (TP {tensor}, PP {pipeline}, EP {expert})")
@@ -197,22 +197,25 @@ def _check_integrity(directory: Path, sizes: Sizes) -> None:
             raise NotWholeError(f"{name} is not the file whose SHA-256 integrity.json has")
 
 
-def _rank_files(tensor: int, pipeline: int, expert: int) -> list[str]:
-    """Megatron's names: the pipeline and expert ranks appear only where there are several."""
+def _rank_files(tensor: int, pipeline: int, expert: int, expert_tensor: int) -> list[str]:
+    """Megatron's names: the pipeline and expert ranks appear only where there are several.
+
+    Experts split by another number than the rest go round the tensor-parallel ranks: then not every pair is written.
+    """
+    pairs = {(r % tensor, r // expert_tensor % expert) for r in range(max(tensor, expert_tensor * expert))}
     return [
         f"mp_rank_{t:02d}"
         + (f"_{p:03d}" if pipeline > 1 else "")
         + (f"_{e:03d}" if expert > 1 else "")
         + f"/{RANK_FILE}"
-        for t in range(tensor)
+        for t, e in sorted(pairs)
         for p in range(pipeline)
-        for e in range(expert)
     ]
 
 
 @lru_cache(maxsize=4096)
-def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int]:
-    """(TP, PP, EP) from ``args`` in a rank file. Keyed by size and time, so that nothing is read twice."""
+def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int, int]:
+    """(TP, PP, EP, expert TP) from ``args`` in a rank file. Keyed by size and time, so that nothing is read twice."""
     root = _torch_pickle(path)
     arguments = root.get("args") if isinstance(root, dict) else None
     values = arguments.state if isinstance(arguments, Inert) else arguments
@@ -225,11 +228,9 @@ def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int]
             raise UnsupportedError(f"{path}: args.{names[0]} is {found!r}, expected a positive integer")
         return found
 
-    return (
-        degree("tensor_model_parallel_size", "model_parallel_size"),
-        degree("pipeline_model_parallel_size"),
-        degree("expert_model_parallel_size"),
-    )
+    tensor = degree("tensor_model_parallel_size", "model_parallel_size")
+    expert_tensor = degree("expert_tensor_parallel_size", "tensor_model_parallel_size", "model_parallel_size")
+    return tensor, degree("pipeline_model_parallel_size"), degree("expert_model_parallel_size"), expert_tensor
 
 
 def _torch_pickle(path: Path) -> Any:

@@ -15,6 +15,8 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
+from autoeval.checkpoints.layout import list_files
+from autoeval.checkpoints.readiness import inspect
 from autoeval.convert import ConversionError, convert
 from autoeval.convert.source import Source, open_source
 
@@ -128,6 +130,7 @@ def test_expert_parallel_ranks(world: Path, tmp_path: Path, options: dict[str, A
     """Two numbers after the tensor rank's may mean pipeline or expert: the arguments decide."""
     source = legacy_variants.write(tmp_path / ITERATION, legacy_variants.load(world / "mixtral"), **options)
     assert (source / directory).is_dir()
+    assert inspect(source, list_files(source)).problem == "", "the watcher expects other ranks"
     assert_same(open_source(source), plain(world, "mixtral"))
 
 
