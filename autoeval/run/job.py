@@ -101,7 +101,12 @@ def read_job(options: argparse.Namespace) -> Job:
     for model in models:
         check_model(model, where)
         if options.mode in ("all", "infer"):  # the other stages need predictions only
-            check_files(model, where)
+            try:
+                check_files(model, where)
+            except ValueError as error:
+                if not options.dry_run:  # a plan can be made where the model is not
+                    raise
+                logger.warning("%s", error)
     if options.config is not None:
         datasets = [job_dataset(Path(options.config), entry) for entry in datasets]
     refuse_double("model", [model_abbr(model) for model in models])

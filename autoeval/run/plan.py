@@ -16,26 +16,41 @@ from autoeval.tasks.openicl import OpenICLEvalTask, OpenICLInferTask, Task
 
 def print_plan(job: Job, progress: Progress, *, mode: str, fresh: bool) -> int:
     """Print it; nothing is run and nothing is written."""
-    directory = progress.directory
+    directory, sizes = progress.directory, _Sizes(progress)
     shown = directory.parent / "TIMESTAMP" if fresh else directory
     print(f"output: {shown}{'' if fresh else ' (goes on)'}\n")
     if mode in ("all", "infer"):
         tasks = build_partitioner(job.infer.partitioner).partition(
-            job.models, job.datasets, done=progress.inferred, count=progress.count, keep=job.keep(shown)
+            job.models, job.datasets, done=progress.inferred, count=sizes, keep=job.keep(shown)
         )
         _print_stage("infer", [OpenICLInferTask(task) for task in tasks], shown)
-        _print_cost(job, progress, tasks)
+        _print_cost(job, sizes, tasks)
     if mode in ("all", "eval"):
         # What inference will make anew has to be evaluated anew.
         tasks = build_partitioner(job.eval.partitioner).partition(
             job.models,
             job.datasets,
             done=lambda model, one: progress.inferred(model, one) and progress.evaluated(model, one, remove=False),
-            count=progress.count,
+            count=sizes,
             keep=job.keep(shown),
         )
         _print_stage("eval", [OpenICLEvalTask(task) for task in tasks], shown)
     return 0
+
+
+class _Sizes:
+    """Numbers of items; of data that is not there, 0 and the reason, so that the rest of the plan can be shown."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._count = progress.count
+        self.problems: dict[str, str] = {}
+
+    def __call__(self, dataset: Dataset) -> int:
+        try:
+            return self._count(dataset)
+        except (ValueError, OSError) as error:
+            self.problems[dataset_abbr(dataset)] = str(error)
+            return 0
 
 
 def _print_stage(name: str, tasks: Sequence[Task], directory: Path) -> None:
@@ -46,7 +61,7 @@ def _print_stage(name: str, tasks: Sequence[Task], directory: Path) -> None:
     print()
 
 
-def _print_cost(job: Job, progress: Progress, tasks: Sequence[dict[str, Any]]) -> None:
+def _print_cost(job: Job, sizes: _Sizes, tasks: Sequence[dict[str, Any]]) -> None:
     """Items and cost of every model and dataset, with what is left of it."""
     from tabulate import tabulate
 
@@ -59,9 +74,10 @@ def _print_cost(job: Job, progress: Progress, tasks: Sequence[dict[str, Any]]) -
     for model in job.models:
         for dataset in job.datasets:
             left = waiting.get((model_abbr(model), dataset_abbr(dataset)), [])
-            cost = sum(weigh.cost(one, progress.count) for one in left)
-            items, todo = progress.count(dataset), sum(progress.count(one) for one in left)
-            rows.append([model_abbr(model), dataset_abbr(dataset), items, items - todo, todo, len(left), cost])
+            cost = sum(weigh.cost(one, sizes) for one in left)
+            items, todo = sizes(dataset), sum(map(sizes, left))
+            known = [items, items - todo, todo, len(left), cost]
+            rows.append([model_abbr(model), dataset_abbr(dataset), *(known if items else ["?"] * 5)])
             total += cost
     headers = ["model", "dataset", "items", "done", "to do", "parts", "cost"]
     print(tabulate(rows, headers=headers))

@@ -110,6 +110,15 @@ def test_a_plan_is_printed_and_nothing_is_written(tour: World) -> None:
         ["gpt2_hf", "large", "8", "0", "8", "1", "16"],
     ]
     assert "cost in all: 192" in shown
+    # A plan can be made where neither the model nor all of the data is.
+    (tour.root / "config" / "datasets" / "absent.py").write_text(PPL.format(name="absent"))
+    result = tour.run(
+        "--hf-path", "no-model", "--datasets", "small", "absent", "--dry-run", "--max-partition-size", "9"
+    )
+    assert "path 'no-model': no such file" in result.stderr
+    rows = [line.split() for line in result.stdout.splitlines() if line.startswith("no-model_hf ")]
+    assert rows == [["no-model_hf", "small", "20", "0", "20", "5", "40"], ["no-model_hf", "absent", *"?????"]]
+    assert "absent: " in result.stdout and "'./data/absent.jsonl' is missing" in result.stdout
 
 
 def test_an_interrupted_run_goes_on_where_it_stopped(tour: World) -> None:
