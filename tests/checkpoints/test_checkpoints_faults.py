@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -134,6 +135,36 @@ def test_the_rank_files_follow_from_the_saved_arguments(tmp_path: Path, saves: S
         (directory / rank / "model_optim_rng.pt").unlink()
         ((_, reason),) = look(root).waiting
         assert rank in reason and "TP 2, PP 2, EP 1" in reason
+
+
+@pytest.mark.parametrize(
+    ("tensor", "expert", "expert_tensor", "ranks"),
+    [
+        (2, 2, None, ["00_000", "00_001", "01_000", "01_001"]),
+        (2, 2, 1, ["00_000", "01_001"]),
+        (2, 4, 1, ["00_000", "00_002", "01_001", "01_003"]),
+        (1, 2, 1, ["00_000", "00_001"]),
+    ],
+)
+def test_experts_may_be_split_otherwise_than_the_rest(
+    tensor: int, expert: int, expert_tensor: int | None, ranks: list[str], tmp_path: Path
+) -> None:
+    """Tensor-parallel and expert ranks then go round together, so that not every pair of them has a file."""
+    import torch
+
+    arguments = argparse.Namespace(
+        tensor_model_parallel_size=tensor,
+        pipeline_model_parallel_size=1,
+        expert_model_parallel_size=expert,
+        expert_tensor_parallel_size=expert_tensor,
+    )
+    for rank in ranks:
+        assert look(tmp_path).complete == ()
+        path = tmp_path / "iter_0000004" / f"mp_rank_{rank}" / "model_optim_rng.pt"
+        path.parent.mkdir(parents=True)
+        torch.save({"args": arguments, "model": {}}, path)
+        write(tmp_path / TRACKER, b"4", 0.0)
+    assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [4]
 
 
 def test_ranks_left_over_from_a_wider_save_do_not_matter(tmp_path: Path, saves: Saves) -> None:
