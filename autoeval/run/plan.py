@@ -81,9 +81,10 @@ def _print_cost(job: Job, sizes: _Sizes, tasks: Sequence[dict[str, Any]]) -> Non
             total += cost
     headers = ["model", "dataset", "items", "done", "to do", "parts", "cost"]
     print(tabulate(rows, headers=headers))
-    print(
-        f"cost in all: {total} (an item costs one for each ranked label, {weigh.gen_task_coef} when it is generated)\n"
-    )
+    print(f"cost in all: {total} (an item costs one for each ranked label, {weigh.gen_task_coef} when it is generated)")
+    for abbr, problem in sizes.problems.items():
+        print(f"{abbr}: {problem}")
+    print()
 
 
 def _root(job: Job, dataset: Dataset) -> str:
