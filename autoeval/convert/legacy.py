@@ -97,7 +97,7 @@ class LegacySource(LastRead):
             return
         experts, hidden = self._degrees.local_experts, self._model.hidden_size
         shape = (experts, hidden, -1) if found[2] == "1" else (experts, -1, hidden)
-        if stored.layout.numel() % (experts * hidden):
+        if not experts or stored.layout.numel() % (experts * hidden):
             raise ConversionError(f"{stored.file}: {name} of shape {stored.shape} does not hold {experts} experts")
         for expert in range(experts):
             part = stored.view(lambda layout: layout.view(shape))[expert].view(lambda layout: layout.t())
@@ -121,18 +121,14 @@ class LegacySource(LastRead):
 
     def _gather(self, ranks: dict[tuple[int, int], Chunk]) -> Iterator[tuple[str, list[Stored]]]:
         """Each tensor's shards in order of the tensor-parallel rank; experts numbered through."""
-        if any(rank.keys() != chunk.keys() for chunk in ranks.values() for rank in list(ranks.values())[:1]):
+        first = next(iter(ranks.values()))
+        if any(rank.keys() != first.keys() for rank in ranks.values()):
             raise ConversionError(f"{self.path}: tensor- or expert-parallel ranks of one stage hold different tensors")
-        for name in next(iter(ranks.values())):
+        for name in first:
             if not is_expert(name):
                 # Expert-parallel ranks repeat what is not an expert.
-                yield (
-                    name,
-                    [
-                        self._same(name, [rank[name] for (t, _), rank in ranks.items() if t == tensor])
-                        for tensor in range(self._degrees.tensor)
-                    ],
-                )
+                copies = ([rank[name] for (t, _), rank in ranks.items() if t == n] for n in range(self._degrees.tensor))
+                yield name, [self._same(name, shards) for shards in copies]
                 continue
             for expert in range(self._degrees.expert):
                 shards = [rank[name] for (_, e), rank in ranks.items() if e == expert]

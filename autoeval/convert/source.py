@@ -45,7 +45,10 @@ class LastRead:
             if name not in self._names:
                 raise ConversionError(f"{self.path}: the checkpoint has no tensor {name}")
             self._last = None  # before the next is read, so that there is never more than one
-            self._last = (name, self._read(name))
+            try:
+                self._last = (name, self._read(name))
+            except (IndexError, RuntimeError, MemoryError) as error:  # shapes that do not go together
+                raise ConversionError(f"{self.path}: {name} cannot be put together: {error}") from error
         return self._last[1]
 
     def _read(self, name: str) -> Tensor:

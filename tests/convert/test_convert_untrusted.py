@@ -335,6 +335,15 @@ def test_a_tensor_is_where_its_record_begins(tmp_path: Path, monkeypatch: pytest
         open_source(source).tensor(EMBEDDING)
 
 
+def test_shards_that_do_not_go_together(tmp_path: Path) -> None:
+    name = "decoder.layers.0.self_attention.linear_proj.weight"
+    for rank, shape in enumerate([(4, 4), (4,)]):
+        args = gpt_args(num_layers=1, tensor_model_parallel_size=2)
+        legacy(tmp_path / "iter_0000001", f"mp_rank_{rank:02d}", args=args, model={name: torch.ones(shape)})
+    with pytest.raises(ConversionError, match=r"linear_proj\.weight cannot be put together"):
+        open_source(tmp_path / "iter_0000001").tensor(name)
+
+
 def test_a_compressed_record_is_not_unpacked(tmp_path: Path) -> None:
     source = legacy(tmp_path / "iter_0000001", args=gpt_args())
     file = source / "mp_rank_00/model_optim_rng.pt"
