@@ -37,7 +37,8 @@ def run_command(options: argparse.Namespace) -> int:
         format="%(asctime)s %(levelname)s %(message)s",
         stream=sys.stderr,
     )
-    logging.getLogger("watchdog").setLevel(logging.WARNING)
+    for noisy in ("watchdog", "apscheduler"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         configs = load_config(options.config)
         watch = _watch_options(options)

@@ -18,7 +18,7 @@ from autoeval.config import AutoEval
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import ask_tasks
 
-PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "plotly", "pandas")
+PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
 
 
 def examine(configs: Sequence[AutoEval], watch: WatchOptions) -> int:

@@ -8,12 +8,14 @@ while watcher.wait(timeout=None):
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import time
 from dataclasses import dataclass
+from datetime import timezone
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from autoeval.checkpoints.checkpoint import Checkpoint
 from autoeval.checkpoints.events import Events
@@ -76,6 +78,7 @@ class Watcher:
         self.settle = settle or SettleTimes()
         self._known: dict[str, tuple[Listing, Inspection]] = {}
         self._events: Events | None = None
+        self._scheduler: Any = None
         self._state = threading.Condition()  # guards what follows
         self._changed = self._stopped = False
         self._woken = time.monotonic()  # when ``wait`` last returned True
@@ -145,6 +148,13 @@ class Watcher:
 
     def start(self) -> None:
         """Begin to notice changes: file-system events where there are any, the interval everywhere."""
+        from apscheduler.schedulers.background import BackgroundScheduler
+
+        self._scheduler = BackgroundScheduler(daemon=True, timezone=timezone.utc)
+        self._scheduler.add_job(
+            self._note_change, "interval", seconds=self.check_interval_seconds, coalesce=True, misfire_grace_time=None
+        )
+        self._scheduler.start()
         self._events = Events(self.checkpoint_path, self._note_change)
         self._events.follow([])
         with self._state:
@@ -156,6 +166,9 @@ class Watcher:
         with self._state:
             self._stopped = True
             self._state.notify_all()
+        scheduler, self._scheduler = self._scheduler, None
+        if scheduler is not None:
+            scheduler.shutdown(wait=False)
         events, self._events = self._events, None
         if events is not None:
             events.stop()
@@ -177,11 +190,11 @@ class Watcher:
         return False
 
     def _due(self) -> float:
-        """The moment of the next look, by the monotonic clock."""
-        due = self._woken + self.check_interval_seconds
-        if self._look_again is not None:
-            due = min(due, self._look_again)
-        return self._woken + self._gap if self._changed else max(due, self._woken + self._gap)
+        """The moment of the next look, by the monotonic clock; infinite while nothing calls for one."""
+        earliest = self._woken + self._gap
+        if self._changed:
+            return earliest
+        return math.inf if self._look_again is None else max(self._look_again, earliest)
 
     def _note_change(self) -> None:
         with self._state:
