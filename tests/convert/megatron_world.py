@@ -13,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 SINGLETONS = "singleton_local_shards"  # of the save, not an argument
-ROPE = {"position_embedding_type": "rope", "group_query_attention": True, "num_query_groups": 2}
+ROPE = {  # none of these numbers is a default of transformers
+    "position_embedding_type": "rope", "group_query_attention": True, "num_query_groups": 2, "rotary_base": 50000,
+    "norm_epsilon": 1e-3,
+}  # fmt: skip
 LLAMA = {**ROPE, "swiglu": True, "normalization": "RMSNorm", "add_bias_linear": False, "ffn_hidden_size": 96}
 UNTIED = {"untie_embeddings_and_output_weights": True}
 BF16 = {"bf16": True}
@@ -31,24 +34,24 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "gpt2_no_bias": ("gpt2", {"add_bias_linear": False, "squared_relu": True, "bias_gelu_fusion": True}),
     "gpt2_qkv_bias": ("gpt2", {"add_bias_linear": False, "add_qkv_bias": True, "apply_layernorm_1p": True}),
     "gpt2_bf16": ("gpt2", {**BF16, "openai_gelu": True}),  # which megatron-core ignores
-    "llama": ("llama", {**LLAMA, **UNTIED, "rotary_base": 50000, "num_layers": 4}),
+    "llama": ("llama", {**LLAMA, **UNTIED, "num_layers": 4}),
     "llama31": ("llama", {**LLAMA, "use_rope_scaling": True, "rope_scaling_factor": 4.0, "norm_epsilon": 1e-6, "num_layers": 4}),
     "llama_bias": ("llama", {**LLAMA, "add_bias_linear": True}),
     "llama_bf16": ("llama", {**LLAMA, **BF16, **UNTIED, SINGLETONS: True}),
-    "llama_quick_geglu": ("llama", {**LLAMA, "swiglu": False, "quick_geglu": True, "norm_epsilon": 1e-4}),
+    "llama_quick_geglu": ("llama", {**LLAMA, "swiglu": False, "quick_geglu": True}),
     # Gemma without what Megatron cannot do: the scaled embeddings.
     "llama_geglu": ("llama", {**LLAMA, **BF16, "swiglu": False, "geglu": True, "bias_gelu_fusion": True, "apply_layernorm_1p": True}),
     "mistral": ("mistral", {**LLAMA, "window_size": (15, 0)}),
-    "qwen2": ("qwen2", {**LLAMA, "add_qkv_bias": True}),
+    "qwen2": ("qwen2", {**LLAMA, "add_qkv_bias": True, "kv_channels": 24}),
     "qwen3": ("qwen3", {**LLAMA, "qk_layernorm": True, "kv_channels": 24}),
     "phi3": ("phi3", {**LLAMA, **UNTIED, "rotary_percent": 0.5, "kv_channels": 24}),
-    "stablelm": ("stablelm", {**LLAMA, "normalization": "LayerNorm", "rotary_percent": 0.25, "add_qkv_bias": True}),
-    "gpt_neox": ("gpt_neox", {**ROPE, **UNTIED, "group_query_attention": False, "rotary_percent": 0.25}),
+    "stablelm": ("stablelm", {**LLAMA, "normalization": "LayerNorm", "rotary_percent": 0.5, "add_qkv_bias": True}),
+    "gpt_neox": ("gpt_neox", {**ROPE, **UNTIED, "group_query_attention": False, "rotary_percent": 0.5, "bias_gelu_fusion": True}),
     "nemotron": (
         "nemotron",
-        {**ROPE, **UNTIED, "apply_layernorm_1p": True, "squared_relu": True, "rotary_percent": 0.5, "add_bias_linear": False, "kv_channels": 24},
+        {**ROPE, **UNTIED, "apply_layernorm_1p": True, "squared_relu": True, "rotary_percent": 0.25, "add_bias_linear": False, "kv_channels": 24},
     ),
-    "starcoder2": ("starcoder2", {**ROPE, "bias_gelu_fusion": True, "window_size": [15, 0]}),
+    "starcoder2": ("starcoder2", {**ROPE, "kv_channels": 24, "window_size": [15, 0]}),
     "mixtral": ("mixtral", {**EXPERTS, **UNTIED}),
     "mixtral_window_bf16": ("mixtral", {**EXPERTS, **BF16, "window_size": (15, 0), "moe_router_topk": 3, SINGLETONS: True}),
     "qwen3_moe": ("qwen3_moe", {**EXPERTS, "qk_layernorm": True, "kv_channels": 24, "moe_layer_freq": [0, 1]}),

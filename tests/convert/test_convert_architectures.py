@@ -15,7 +15,7 @@ from autoeval.convert import arguments
 from autoeval.convert.architectures import ARCHITECTURES, choose
 from autoeval.convert.arguments import ModelArguments, parse_arguments
 from autoeval.convert.errors import ConversionError
-from autoeval.convert.mapping import Target, _rows, _shapes, mapping_digest
+from autoeval.convert.mapping import Target, _rows, _shapes, config_of, mapping_digest
 from autoeval.convert.megatron_cpu import gpt_args
 
 
@@ -41,6 +41,18 @@ def test_the_rows_are_what_save_pretrained_writes(case: str, tied: bool) -> None
     target = Target(choose(model, case), model, model.padded_vocab_size, model.tied)
     names = [row.target for row in _rows(target)]
     assert len(names) == len(set(names)) and set(names) == set(_shapes(target))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_transformers_knows_every_key_of_the_configuration(case: str) -> None:
+    """An unknown key would be kept as an attribute that nothing reads."""
+    model = parse(case)
+    architecture = choose(model, case)
+    config = config_of(Target(architecture, model, 256, model.tied), "float32")
+    known = {field.name for field in dataclasses.fields(type(config))} | set(config.attribute_map)
+    # Attentions read head_dim where it is there; the other is what num_mtp_layers is stored as.
+    assert set(architecture.config(model)) - known <= {"head_dim", "num_nextn_predict_layers"}
+    assert getattr(config, "num_mtp_layers", 0) == 0
 
 
 def test_experts_stand_on_disk_as_published_models_have_them() -> None:
