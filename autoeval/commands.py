@@ -18,7 +18,7 @@ from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import WORKER, ask_tasks
-from autoeval.watched_run import FINAL_STATES, WatchedRun
+from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
 from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow
 from recorder.results import CheckpointRef
@@ -168,7 +168,7 @@ def dry_run(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
         tasks = load_tasks_of(config, watch)
         found = make_watcher(config, watch).scan()
         rows = _rows_of(config)
-        done = {row.fingerprint for row in rows[0] if row.state in FINAL_STATES}
+        done = {row.fingerprint for row in rows[0] if is_settled(row)}
         seconds = _seconds_by_task(config)
         print(f"{config.model_name}: {len(found.complete)} complete checkpoints, {len(tasks)} tasks")
         for checkpoint in found.complete:

@@ -176,20 +176,16 @@ class WatchedRun:
             self.finish(waiting[iteration], "missed", f"{BACKLOG}: more than {most} checkpoints were waiting")
 
     def _recorded(self) -> dict[str, tuple[CheckpointRow, bool]]:
-        """By fingerprint: the ledger's row of a save, and whether it was evaluated to the end, by all tasks in their
-        present versions.
-
-        One that was missed because its files were not there is welcome when they are; one given up on purpose is not.
-        """
+        """By fingerprint: the ledger's row of a save, and whether nothing is left to do: all tasks in their present
+        versions have ended."""
         ended: dict[tuple[int, str], set[tuple[str, str]]] = {}
         for task in self.ledger.tasks():
             if task.model == self.config.model_name and task.state in ("done", "failed"):
                 ended.setdefault((task.iteration, task.fingerprint), set()).add((task.task, task.version))
 
         def done(row: CheckpointRow) -> bool:
-            if row.state == "recorded":
-                return set(self.tasks) <= ended.get((row.iteration, row.fingerprint), set())
-            return row.state == "failed" or (row.state == "missed" and (row.error or "").startswith(BACKLOG))
+            all_tasks = set(self.tasks) <= ended.get((row.iteration, row.fingerprint), set())
+            return is_settled(row) and (all_tasks or row.state != "recorded")
 
         return {row.fingerprint: (row, done(row)) for row in self._rows()}
 
@@ -295,6 +291,14 @@ class WatchedRun:
         for entry in self.entries.values():
             entry.pin.close()
         self.ledger.close()
+
+
+def is_settled(row: CheckpointRow) -> bool:
+    """Whether a save is evaluated no more, unless a task is new or somebody asks for it.
+
+    One that was missed because its files were not there is welcome when they are; one given up on purpose is not.
+    """
+    return row.state in ("recorded", "failed") or (row.state == "missed" and (row.error or "").startswith(BACKLOG))
 
 
 def _same_save(row: CheckpointRow | TaskRow, save: CheckpointRef | CheckpointRow) -> bool:
