@@ -47,11 +47,11 @@ def convert(
     source, output = Path(source), Path(output)
     started = time.time()
     before = fingerprint_of(source)
+    if (made := _made_before(source, output, before, tokenizer, dtype)) and _answers(made, expected_loss, verify):
+        return made
     with Workplace(output) as place:
-        done = read_receipt(output)
-        if done and _reusable(done, before, tokenizer.fingerprint() if tokenizer else None, dtype):
-            due = None if expected_loss is None or expected_loss.answered_by(done.loss) else expected_loss
-            return check(output, expected_loss=due, verify=verify and done.verified is None)
+        if made := _made_before(source, output, before, tokenizer, dtype):
+            return check(output, expected_loss=expected_loss, verify=verify and made.verified is None)
         if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
             raise ConversionError(f"{output}: exists and is not a model directory; it is left alone")
         here = place.directory
@@ -117,10 +117,27 @@ def _write(prepared: Prepared, here: Path, output: Path, max_shard_bytes: int, p
     return written
 
 
-def _reusable(receipt: Receipt, source: str, tokenizer: str | None, dtype: str) -> bool:
-    same = receipt.fingerprint == source and receipt.tokenizer_fingerprint == tokenizer
-    mappings = {mapping_digest(a) for a in ARCHITECTURES if a.name == receipt.architecture}
-    return same and receipt.mapping in mappings and dtype == receipt.requested_dtype
+def _made_before(
+    source: Path, output: Path, fingerprint: str, tokenizer: TokenizerSource | None, dtype: str
+) -> Receipt | None:
+    """The receipt of what stands at ``output``, when converting again would give the same."""
+    receipt = read_receipt(output)
+    if receipt is None or receipt.fingerprint != fingerprint or receipt.requested_dtype != dtype:
+        return None
+    if receipt.tokenizer_fingerprint != (tokenizer.fingerprint() if tokenizer else None):
+        return None
+    if receipt.mapping not in {mapping_digest(a) for a in ARCHITECTURES if a.name == receipt.architecture}:
+        return None
+    if receipt.source != str(source.resolve()):  # pinned anew: a later check looks for the checkpoint where it is now
+        receipt = replace(receipt, source=str(source.resolve()))
+        write_receipt(output, receipt)
+    return receipt
+
+
+def _answers(receipt: Receipt, expected_loss: ExpectedLoss | None, verify: bool) -> bool:
+    """Whether every check that is asked for has been made."""
+    loss_known = expected_loss is None or expected_loss.answered_by(receipt.loss)
+    return loss_known and not (verify and receipt.verified is None)
 
 
 def check(output: Path, *, expected_loss: ExpectedLoss | None = None, verify: bool = False) -> Receipt:
@@ -132,6 +149,8 @@ def check(output: Path, *, expected_loss: ExpectedLoss | None = None, verify: bo
     source = Path(done.source)
     if verify and changed(source, done.fingerprint):
         raise SourceChanged(f"{source}: is not the save that {output} was converted from")
+    if expected_loss is not None and expected_loss.answered_by(done.loss):
+        expected_loss = None
     receipt = _checked(source, output, output, done, expected_loss, verify)
     if receipt != done:
         write_receipt(output, receipt)

@@ -234,6 +234,15 @@ def test_a_checkpoint_that_changes_while_it_is_read(
     assert left(tmp_path / "out") == ["hf"] and read_receipt(tmp_path / "out/hf") == kept
 
 
+def test_a_conversion_is_reused_wherever_its_checkpoint_is_pinned(source: Path, tmp_path: Path) -> None:
+    first = convert(source, tmp_path / "hf", tokenizer=None)
+    pin = tmp_path / "pins/iter_0000001.pin"
+    shutil.copytree(source, pin, copy_function=os.link)
+    shutil.rmtree(source)
+    again = convert(pin, tmp_path / "hf", tokenizer=None)
+    assert again.created_at == first.created_at and again.source == str(pin) and again == read_receipt(tmp_path / "hf")
+
+
 def test_an_output_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/hf: cannot be written: .*/file$"):
