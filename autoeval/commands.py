@@ -192,7 +192,7 @@ def _rows_of(config: AutoEval) -> tuple[list[CheckpointRow], list[TaskRow]]:
     path = config.work_dir / "ledger.sqlite"
     if not path.exists():
         return [], []
-    with contextlib.closing(Ledger(path)) as ledger:
+    with contextlib.closing(Ledger(path, repair=False)) as ledger:
         checkpoints = [r for r in ledger.checkpoints() if r.model == config.model_name and not r.superseded]
         tasks = [r for r in ledger.tasks() if r.model == config.model_name and not r.superseded]
     return checkpoints, tasks
@@ -261,7 +261,7 @@ def retry(configs: Sequence[AutoEval], which: str) -> int:
             continue
         lock = WorkDirectoryLock(config.work_dir)  # a running daemon decides from what it holds in memory
         checkpoints, tasks = _rows_of(config)
-        with contextlib.closing(Ledger(config.work_dir / "ledger.sqlite")) as ledger:
+        with contextlib.closing(Ledger(config.work_dir / "ledger.sqlite", repair=False)) as ledger:
             for row in checkpoints:
                 if iteration and row.iteration != int(iteration):
                     continue

@@ -214,6 +214,17 @@ def test_commands_that_only_look(models: Path, project: Path) -> None:
     assert "MISSING" in doctor.stdout and "items.jsonl" in doctor.stdout
 
 
+@pytest.mark.parametrize("flags", [["--status"], ["--retry"]])
+def test_a_damaged_ledger_is_left_to_the_daemon(project: Path, flags: list[str]) -> None:
+    ledger = project / "out" / "ledger.sqlite"
+    ledger.parent.mkdir(exist_ok=True)
+    ledger.write_bytes(b"this is no database" * 100)
+    ended = run(project, *flags)
+    assert ended.returncode == 1
+    assert f"{ledger} is damaged" in ended.stderr
+    assert [path.name for path in ledger.parent.glob("ledger*")] == ["ledger.sqlite"]
+
+
 def test_a_wrong_configuration_ends_with_2_and_says_where(project: Path) -> None:
     config = project / "evaluator.yaml"
     config.write_text(CONFIG.replace("model_name", "modelname"))
