@@ -27,8 +27,9 @@ from autoeval.datasets.benchmarks import (
     made,
     with_labels,
 )
-from autoeval.datasets.names import look_up
+from autoeval.datasets.names import class_name, look_up
 from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl
+from autoeval.datasets.variants import VARIANTS, adapted
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def load_boolq(source: Source, path: Paths) -> Splits:
 
 
 def load_piqa(source: Source, path: str) -> Splits:
-    """A directory with dev.jsonl and dev-labels.lst -> goal, sol1, sol2, choices, answer (index)."""
+    """A directory with dev.jsonl and dev-labels.lst -> goal, sol1, sol2, choices, answer (index; label is the same)."""
     return {
         split: [
             made(
@@ -106,6 +107,7 @@ def load_piqa(source: Source, path: str) -> Splits:
                 sol2=row["sol2"],
                 choices=[row["sol1"], row["sol2"]],
                 answer=a,
+                label=a,
                 letter=_letter(a),
             )
             for row, a in with_labels(source.find(path), name)
@@ -131,6 +133,9 @@ def load_winogrande(source: Source, path: str) -> Splits:
                 made(
                     row,
                     sentence=row["sentence"],
+                    prompt=row["sentence"],
+                    only_option1=options[0],
+                    only_option2=options[1],
                     prefix=prefix,
                     suffix=suffix,
                     ending=suffix.strip(),
@@ -150,7 +155,8 @@ def load_winogrande(source: Source, path: str) -> Splits:
 def load_arc(source: Source, path: Paths) -> Splits:
     """AI2's ARC, OpenBookQA and CommonsenseQA -> question, choices, gold (index), answerKey; three to five choices.
 
-    For prompts that show them: A, B, C ... (as many as there are), options (a line each), letter (the gold's).
+    For prompts that show them: A, B, C ... (as many as there are; textA ... are the same), options (a line each), letter
+    (the gold's).
     """
 
     def read(file: Path) -> list[Row]:
@@ -163,16 +169,19 @@ def load_arc(source: Source, path: Paths) -> Splits:
             choices = [choice["text"] for choice in question["choices"]]
             gold = labels.index(str(row["answerKey"]))
             lettered = dict(zip("ABCDE", choices, strict=False))
+            named = {f"text{letter}": text for letter, text in lettered.items()}
             rows.append(
                 made(
                     row,
                     question=question["stem"],
+                    question_stem=question["stem"],
                     choices=choices,
                     gold=gold,
                     answerKey=str(row["answerKey"]),
                     options="\n".join(f"{letter}. {text}" for letter, text in lettered.items()),
                     letter="ABCDE"[gold],
                     **lettered,
+                    **named,
                 )
             )
         return rows
@@ -180,11 +189,13 @@ def load_arc(source: Source, path: Paths) -> Splits:
     return _per_split(source, path, read)
 
 
-def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all") -> Splits:
+def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all", name: str | None = None) -> Splits:
     """A directory with dev/ and test/ -> input, A, B, C, D, target ("A" ... "D"), subject, topic (subject in words).
 
     ``subjects``: names; ``all`` 57 (one that is missing is an error); or ``available``, those with a test file.
+    ``name`` is a single subject, as OpenCompass has it.
     """
+    subjects = subjects if name is None else [name]
     directory = source.find(path)
     known = sorted(file.name.removesuffix("_dev.csv") for file in (directory / "dev").glob("*_dev.csv"))
     if subjects == "all" and len(known) != MMLU_SUBJECTS:
@@ -221,7 +232,6 @@ LOADERS: dict[str, Callable[..., Splits]] = {
     "JsonDataset": load_json,
     "CsvDataset": load_csv,
     "HellaSwagDataset": load_hellaswag,
-    "hellaswagDataset": load_hellaswag,
     "BoolQDataset": load_boolq,
     "PIQADataset": load_piqa,
     "piqaDataset": load_piqa,
@@ -254,11 +264,34 @@ LOADERS: dict[str, Callable[..., Splits]] = {
 
 def load_splits(type_: Any, source: Source, options: Mapping[str, Any]) -> Splits:
     """Rows per split. Raises ``DatasetError`` for missing data and ``ValueError`` for unknown types and options."""
-    loader = look_up(LOADERS, type_, "dataset type")
+    base, change = VARIANTS.get(class_name(type_), (type_, None))
+    loader = look_up(LOADERS, base, "dataset type")
     try:
-        return loader(source, **options)
+        splits = loader(source, **options)
     except TypeError as error:
         raise ValueError(f"{source.config_file}: {type_}: {error}") from error
+    return splits if change is None else adapted(splits, change)
+
+
+# What OpenCompass's configurations call the two splits that a loader gives. ``dev`` is either, as it is used.
+_TRAIN_NAMES = ("train", "dev", "train_xs")
+_TEST_NAMES = ("test", "dev", "val", "valid", "validation")
+
+
+def train_rows(splits: Splits, name: str) -> list[Row]:
+    """The rows for examples, by the name that ``reader_cfg`` has for them; none when there is no such split."""
+    if name not in splits and name in _TRAIN_NAMES:
+        name = "train"
+    return splits.get(name, [])
+
+
+def test_rows(splits: Splits, name: str) -> list[Row]:
+    """The rows to be tested, by the name that ``reader_cfg`` has for them. Raises ``ValueError`` for an unknown one."""
+    if name not in splits and name in _TEST_NAMES:
+        name = "test"
+    if name not in splits:
+        raise ValueError(f"there is no split '{name}' (there are: {', '.join(splits)})")
+    return splits[name]
 
 
 def _per_split(source: Source, path: Paths, read: Callable[[Path], list[Row]]) -> Splits:

@@ -57,9 +57,7 @@ class GenInferencer:
         min_out_len: int | None = None,
         stopping_criteria: Sequence[str] = (),
         generation_kwargs: Mapping[str, Any] | None = None,
-        save_every: int | None = None,
     ) -> None:
-        del save_every  # every item is saved as it is done
         sampling = dict(generation_kwargs or {})
         wants = sampling.pop("do_sample", None)
         temperature = float(sampling.pop("temperature", 1.0 if wants and temperature == 0 else temperature))

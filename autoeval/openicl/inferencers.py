@@ -38,9 +38,13 @@ INFERENCERS: dict[str, type] = {
 }
 
 
+# OpenCompass's configurations may have them: batches and the window are the model's business, every item is saved.
+_NO_EFFECT = frozenset({"type", "batch_size", "max_seq_len", "save_every"})
+
+
 def build_inferencer(options: Mapping[str, Any]) -> Inferencer:
     """From ``dict(type="GenInferencer", max_out_len=16)``."""
-    keywords = {key: value for key, value in options.items() if key != "type"}
+    keywords = {key: value for key, value in options.items() if key not in _NO_EFFECT}
     chosen = look_up(INFERENCERS, options.get("type", ""), "inferencer")
     try:
         return chosen(**keywords)

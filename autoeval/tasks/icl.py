@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoeval.datasets.loaders import load_splits
+from autoeval.datasets.loaders import load_splits, test_rows, train_rows
 from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, in_range, subset
 from autoeval.models.requests import Cost, LanguageModel
 from autoeval.openicl.evaluation import evaluate, reference_of
@@ -151,7 +151,7 @@ def _load(config: DatasetConfig, data_dir: Path, limit: int | None) -> IclTask:
     try:
         prompting = _prompting(options["reader_cfg"], options["infer_cfg"])
         reader = prompting.reader
-        train = [row for _, row in in_range(splits.get(reader.train_split, []), reader.train_range)]
+        train = [row for _, row in in_range(train_rows(splits, reader.train_split), reader.train_range)]
         rows = in_range(_test_rows(config, splits, reader), reader.test_range)
         chosen = [rows[place] for place, _ in subset([row for _, row in rows], limit)]
         if not chosen:
@@ -211,10 +211,11 @@ def _template(options: Any) -> PromptTemplate | None:
     return PromptTemplate(options["template"], options.get("ice_token"), options.get("sep_token"))
 
 
-def _test_rows(config: DatasetConfig, splits: Mapping[str, Sequence[Row]], reader: Reader) -> Sequence[Row]:
-    if reader.test_split not in splits:
-        raise config.error(f"there is no split '{reader.test_split}' (there are: {', '.join(splits)})")
-    rows = splits[reader.test_split]
+def _test_rows(config: DatasetConfig, splits: dict[str, list[Row]], reader: Reader) -> Sequence[Row]:
+    try:
+        rows = test_rows(splits, reader.test_split)
+    except ValueError as error:
+        raise config.error(error) from error
     if not rows:
         raise DatasetError(f"{config.file}: dataset '{config.abbr}': {config.options['path']} has no rows")
     return rows

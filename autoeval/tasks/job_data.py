@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from autoeval.datasets.loaders import load_splits
+from autoeval.datasets.loaders import load_splits, test_rows
 from autoeval.datasets.rows import Source, in_range, sliced
 from autoeval.tasks.configs import DatasetConfig, loader_options
 from autoeval.tasks.icl import IclTask, load_icl_task
@@ -45,8 +45,9 @@ def count_items(dataset: Mapping[str, Any], job: Mapping[str, Any]) -> int:
     source = Source(Path(job["data_dir"]), Path(dataset["config_file"]))
     options = {key: value for key, value in dataset.items() if key not in _OWN_KEYS}
     splits = load_splits(dataset["type"], source, loader_options(options))
-    split = dataset["reader_cfg"].get("test_split", "test")
-    if split not in splits:
-        raise ValueError(f"{dataset['config_file']}: dataset '{dataset['abbr']}': there is no split '{split}'")
-    there, limit = len(in_range(splits[split], dataset["reader_cfg"].get("test_range"))), job.get("limit")
+    try:
+        rows = test_rows(splits, dataset["reader_cfg"].get("test_split", "test"))
+    except ValueError as error:
+        raise ValueError(f"{dataset['config_file']}: dataset '{dataset['abbr']}': {error}") from error
+    there, limit = len(in_range(rows, dataset["reader_cfg"].get("test_range"))), job.get("limit")
     return len(sliced(range(min(there, limit) if limit else there), dataset.get("test_range", "")))

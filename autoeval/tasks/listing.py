@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from autoeval.datasets.loaders import load_splits
+from autoeval.datasets.loaders import load_splits, test_rows
 from autoeval.datasets.rows import Source
 from autoeval.openicl.sample import Reader
 from autoeval.tasks.configs import DatasetConfig, config_files, loader_options, read_configs
@@ -38,8 +38,9 @@ def _listed(name: str, config: DatasetConfig, data_dir: Path) -> Listed:
     split = str(config.options["reader_cfg"].get("test_split", Reader.test_split))
     try:
         splits = load_splits(config.options["type"], Source(data_dir, config.file), loader_options(config.options))
+        rows = test_rows(splits, split)
     except ValueError as error:
         return Listed(name, config.abbr, None, str(error))
-    if not splits.get(split):
+    if not rows:
         return Listed(name, config.abbr, None, f"there are no rows in the split '{split}'")
-    return Listed(name, config.abbr, len(splits[split]))
+    return Listed(name, config.abbr, len(rows))

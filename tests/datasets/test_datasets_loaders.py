@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from autoeval.datasets.loaders import load_splits
+from autoeval.datasets.loaders import load_splits, train_rows
+from autoeval.datasets.loaders import test_rows as rows_to_test
 from autoeval.datasets.rows import DatasetError, Row, Source, in_range, sliced, subset
 
 
@@ -122,3 +123,34 @@ def test_slices_lie_one_on_the_other() -> None:
         sliced(range(3), "[0:1]x")
     with pytest.raises(ValueError, match="a number of rows"):
         in_range([Row({}, "f")], -1)
+
+
+def test_opencompass_variants_have_their_own_columns(tmp_path: Path) -> None:
+    write_lines(
+        tmp_path / "data" / "h.jsonl", {"query": "Sport: He runs: and", "choices": ["a", "b", "c", "d"], "gold": 2}
+    )
+    by_type = {
+        name: load_splits(name, source(tmp_path), {"path": "h.jsonl"})["test"][0]
+        for name in ("HellaSwagDataset", "hellaswagDataset", "opencompass.datasets.HellaswagDataset_V2")
+    }
+    contexts = [row["ctx"] for row in by_type.values()]
+    assert contexts == ["Sport: He runs: and", "and", "and"]
+    assert [row["label"] for row in by_type.values()] == [2, 2, "C"]
+    write_lines(tmp_path / "data" / "piqa" / "dev.jsonl", {"goal": "open it", "sol1": "Pull", "sol2": "Push"})
+    (tmp_path / "data" / "piqa" / "dev-labels.lst").write_text("1\n")
+
+    def piqa(name: str) -> Row:
+        return load_splits(name, source(tmp_path), {"path": "./data/piqa"})["test"][0]
+
+    assert (piqa("PIQADataset")["label"], piqa("PIQADatasetV2")["answer"]) == (1, "B")
+    assert (piqa("PIQADatasetV3")["goal"], piqa("PIQADatasetV3")["sol2"]) == ("Open it", "push")
+
+
+def test_splits_are_found_by_opencompass_names() -> None:
+    rows = {"train": [Row({"q": 1}, "f")], "test": [Row({"q": 2}, "f")]}
+    for name in ("test", "validation", "val", "dev"):
+        assert rows_to_test(rows, name) == rows["test"]
+    assert train_rows(rows, "dev") == train_rows(rows, "train") == rows["train"]
+    assert train_rows(rows, "none") == []
+    with pytest.raises(ValueError, match="there is no split 'tset'"):
+        rows_to_test(rows, "tset")

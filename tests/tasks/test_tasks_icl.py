@@ -322,3 +322,35 @@ def test_mmlu_prompts_have_five_examples_of_their_own_subject() -> None:
 @pytest.fixture(scope="module")
 def real_model(tmp_path_factory: pytest.TempPathFactory) -> HuggingFaceModel:
     return HuggingFaceModel(save_tiny_model(tmp_path_factory.mktemp("real"), window=1024), device="cpu")
+
+
+OPENCOMPASS_STYLE = """
+from opencompass.openicl.icl_prompt_template import PromptTemplate
+from opencompass.openicl.icl_retriever import ZeroRetriever
+from opencompass.openicl.icl_inferencer import PPLInferencer
+from opencompass.openicl.icl_evaluator import AccEvaluator
+from opencompass.datasets import HellaswagDataset_V2
+
+hellaswag_datasets = [
+    dict(
+        abbr='hs', type=HellaswagDataset_V2, path='./data/h.jsonl',
+        reader_cfg=dict(input_columns=['ctx', 'A', 'B', 'C', 'D'], output_column='label', test_split='validation'),
+        infer_cfg=dict(
+            prompt_template=dict(type=PromptTemplate, template={
+                a: dict(round=[dict(role='HUMAN', prompt='{ctx}'), dict(role='BOT', prompt='{%s}' % a)]) for a in 'ABCD'
+            }),
+            retriever=dict(type=ZeroRetriever),
+            inferencer=dict(type=PPLInferencer)),
+        eval_cfg=dict(evaluator=dict(type=AccEvaluator)))
+]
+"""
+
+
+def test_a_configuration_that_imports_opencompass_is_read_without_it(tmp_path: Path) -> None:
+    row = {"query": "Sport: He runs", "choices": ["fast", "up", "on", "by"], "gold": 2}
+    (tmp_path / "h.jsonl").write_text(json.dumps(row) + "\n")
+    (tmp_path / "theirs.py").write_text(OPENCOMPASS_STYLE)
+    (task,) = load_icl_tasks([str(tmp_path / "theirs.py")], data_dir=tmp_path)
+    sample = task.samples[0]
+    assert task.prompting.gold(sample.row) == "C"
+    assert task.prompting.prompt(sample.row, label="C") == "He runs\non"
