@@ -47,7 +47,7 @@ cd "$root"
 pivot_root . old
 umount -l /old
 rmdir /old
-mount -o remount,ro,nosuid,nodev /
+mount -o remount,bind,ro,nosuid,nodev /
 cd /tmp
 exec "$@" "$python" -I -S -B -c "$SANDBOX_RUNNER"
 """

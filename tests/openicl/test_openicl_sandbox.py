@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import subprocess
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -147,3 +150,28 @@ def test_completions_of_all_kinds_make_the_function(text: str) -> None:
     space: dict[str, object] = {}
     exec(program_of(ROW["prompt"], text, "add"), space)
     assert space["add"](1, 2) == 3  # type: ignore[operator]
+
+
+PYTHON = Path("/usr/bin/python3")
+
+
+@isolated
+@pytest.mark.skipif(os.geteuid() != 0 or not PYTHON.exists(), reason="needs root to become nobody, and a system Python")
+def test_a_user_without_privileges_gets_the_same_isolation() -> None:
+    if subprocess.run([PYTHON, "-c", "import sys; sys.exit(sys.version_info < (3, 10))"], check=False).returncode:
+        pytest.skip(f"{PYTHON} is too old")
+    code = (
+        "from sandbox import isolation_problem, run_isolated, Limits\n"
+        "print(isolation_problem(), run_isolated('import math').finished,"
+        " run_isolated('open(\"/etc/passwd\")').finished,"
+        " run_isolated('import os\\nwhile True: os.fork() or os.pause()', Limits(seconds=5)).finished)"
+    )
+    directory = Path(tempfile.mkdtemp(prefix="unprivileged-"))  # pytest's own directories are for root alone
+    try:
+        directory.chmod(0o755)
+        shutil.copy(sandbox.__file__, directory / "sandbox.py")
+        nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        ran = subprocess.run([*nobody, PYTHON, "-B", "-c", code], cwd=directory, capture_output=True, text=True)
+    finally:
+        shutil.rmtree(directory)
+    assert ran.stdout.split() == ["None", "True", "False", "False"], ran.stdout + ran.stderr
