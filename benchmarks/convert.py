@@ -67,6 +67,9 @@ def main() -> int:
                 if options.cold:
                     _forget(model, *layouts.values())
                 found[name].append(way())
+            print(
+                "  turn:", ", ".join(f"{name} {runs[-1]['seconds']:.2f} s" for name, runs in found.items()), flush=True
+            )
         _print(found, size)
     return 0
 
@@ -209,12 +212,12 @@ class _MixedPrecision:
 
 
 def convert(source: Path, output: Path) -> dict[str, float]:
-    import torch
-    from transformers.models.llama import modeling_llama
+    from transformers import GenerationConfig
 
-    from autoeval.convert import convert
+    from autoeval.convert import convert, planned_bytes
 
-    assert torch and modeling_llama  # loaded before the clock starts, as in a worker since its first checkpoint
+    assert GenerationConfig
+    planned_bytes(source)  # loads all that a worker has loaded since its first checkpoint
     with _measured() as result:
         convert(source, output, tokenizer=None)
     return result
