@@ -93,7 +93,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="the save directory, or an iter_… in it")
     add("output_dir", type=Path, metavar="OUTPUT_DIR")
-    add("--iteration", type=int, metavar="N", help="default: the one that the tracker file names")
+    add("--iteration", type=_iteration, metavar="N", help="default: the one that the tracker file names")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     add(
         "--tokenizer",
@@ -113,6 +113,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     return options
 
 
+def _iteration(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an iteration, a number of at least 0")
+    return int(text)
+
+
 def _size(text: str) -> int:
     found = re.fullmatch(r"(\d+)\s*([KMGT]?)(i?)B?", text, re.IGNORECASE)
     if not found or int(found[1]) == 0:
@@ -123,9 +129,10 @@ def _size(text: str) -> int:
 def _iteration_directory(directory: Path, iteration: int | None) -> Path:
     """``directory`` itself when it is one iteration's, otherwise the one asked for or named by the tracker."""
     from autoeval.convert import ConversionError
+    from autoeval.convert.source import is_checkpoint
 
-    if re.fullmatch(r"iter_\d+|release", directory.name) and not (directory / TRACKER).exists():
-        if iteration is not None and directory.name != f"iter_{iteration:07d}":
+    if is_checkpoint(directory) or re.fullmatch(r"iter_\d+|release", directory.name):
+        if iteration is not None and directory.resolve().name != f"iter_{iteration:07d}":
             raise ConversionError(f"{directory}: is not iteration {iteration}")
         return directory
     if iteration is None:

@@ -325,3 +325,9 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> No
     assert run(str(source), output, "--expected-loss", "2.5")[0] == 2
     code, _, err = run(str(source), str(tmp_path / "new"), "--tokenizer", str(tmp_path / "absent.model"))
     assert code == 1 and "absent.model" in err and not (tmp_path / "new").exists()
+    code, _, err = run(str(source.parent), output, "--iteration", "7")
+    assert code == 1 and "iter_0000007: there is no such directory" in err
+    assert run(str(source.parent), output, "--iteration", "-7")[0] == 2
+    (tmp_path / "the best one").symlink_to(source)  # a checkpoint is known by its files, not by its name
+    code, out, err = run(str(tmp_path / "the best one"), str(tmp_path / "new"), "--iteration", "1")
+    assert code == 0 and "gpt2" in out, err
