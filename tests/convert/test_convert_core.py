@@ -243,6 +243,18 @@ def test_a_conversion_is_reused_wherever_its_checkpoint_is_pinned(source: Path, 
     assert again.created_at == first.created_at and again.source == str(pin) and again == read_receipt(tmp_path / "hf")
 
 
+def test_a_conversion_is_not_reused_for_another_save_of_model_rng(source: Path, tmp_path: Path) -> None:
+    """The rank files of 2022 have another name, and are part of the fingerprint all the same."""
+    (source / RANK_FILE).rename((source / RANK_FILE).with_name("model_rng.pt"))
+    first = convert(source, tmp_path / "hf", tokenizer=None)
+    os.utime(source / "mp_rank_00/model_rng.pt", (1, 1))
+    assert convert(source, tmp_path / "hf", tokenizer=None).fingerprint != first.fingerprint
+    _save_again(source / "mp_rank_00/model_rng.pt")
+    shutil.copy(source / "mp_rank_00/model_rng.pt", source / RANK_FILE)
+    with pytest.raises(ConversionError, match="older save"):
+        convert(source, tmp_path / "hf", tokenizer=None)
+
+
 def test_an_output_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/hf: cannot be written: .*/file$"):
