@@ -220,7 +220,8 @@ def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all", 
     missing = [subject for subject in chosen if not (directory / "test" / f"{subject}_test.csv").exists()]
     if missing:
         wanted = directory / "test" / f"{missing[0]}_test.csv"
-        raise DatasetError(f"{wanted}: the file is missing ({len(missing)} of {len(chosen)} subjects are)")
+        hint = "; mmlu_available_ppl and its like take those that are there" if len(chosen) > 1 else ""
+        raise DatasetError(f"{wanted}: the file is missing ({len(missing)} of {len(chosen)} subjects are){hint}")
 
     def read(split: str, subject: str) -> list[Row]:
         rows = read_csv(directory / split / f"{subject}_{split}.csv", ["input", "A", "B", "C", "D", "target"])

@@ -157,6 +157,8 @@ def test_tasks_infer_and_evaluate(
     assert OpenICLEvalTask(config).run() == 2
     assert "m/small: " in caplog.text and "small.jsonl:1: 'gold' is 'C'" in caplog.text
     assert (world.root / "out" / "results" / "m" / "written.json").exists()
+    config["datasets"][0][0]["abbr"] = "small/1"  # called in the log as its files are: the summary looks for that
+    assert OpenICLEvalTask(config).run() == 2 and "m/small_1: " in caplog.text
 
     tries = []
 
