@@ -30,6 +30,7 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch's buffers: fewer page faults while reading
     signal.signal(signal.SIGTERM, _terminate)
     from autoeval.convert import ConversionError
 
@@ -108,6 +109,11 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.expected_loss is None) != (options.held_out_text is None):
         parser.error("--expected-loss and --held-out-text go together")
+    if text := options.held_out_text:  # it is read when all is converted: too late to be told
+        if not text.is_file():
+            parser.error(f"--held-out-text {text}: there is no such file")
+        if text.suffix != ".npy" and not options.tokenizer:
+            parser.error(f"--held-out-text {text}: a text needs --tokenizer; token ids can be given as a .npy file")
     if options.loss_tolerance is not None and options.expected_loss is None:
         parser.error("--loss-tolerance needs --expected-loss")
     return options
