@@ -104,6 +104,13 @@ def test_the_identity_of_a_model_is_its_files(models_directory: Path, tmp_path: 
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert before != model_identity(config)
+    before = model_identity(config)
+    tokenizer = tmp_path / "m" / "tokenizer.json"
+    elsewhere = {**config, "tokenizer_path": str(shutil.copy(tokenizer, tmp_path / "t.json"))}
+    with_other_tokenizer = model_identity(elsewhere)
+    for file in (tokenizer, tmp_path / "t.json"):
+        file.write_text(file.read_text() + "\n")
+    assert before != model_identity(config) and with_other_tokenizer != model_identity(elsewhere)
 
 
 def job(world: World, models_directory: Path, *names: str) -> dict[str, Any]:
