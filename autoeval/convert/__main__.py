@@ -30,7 +30,9 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch's buffers: fewer page faults while reading
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # huge pages for torch's buffers: fewer page faults while reading
     signal.signal(signal.SIGTERM, _terminate)
     from autoeval.convert import ConversionError
 

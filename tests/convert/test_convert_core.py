@@ -335,6 +335,11 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> No
     code, _, err = run(str(source), output, "--max-shard-size", "lots")
     assert code == 2 and "expected a size like 5GB" in err
     assert run(str(source), output, "--expected-loss", "2.5")[0] == 2
+    for text, expected in (("absent.txt", "no such file"), ("vocab.json", "needs --tokenizer")):
+        code, _, err = run(str(source), output, "--expected-loss", "2.5", "--held-out-text", str(tmp_path / text))
+        assert code == 2 and expected in err  # before anything is converted
+    code, _, err = run(str(source), str(tmp_path / "vocab.json"))
+    assert code == 1 and "vocab.json: is not a directory" in err
     code, _, err = run(str(source), str(tmp_path / "new"), "--tokenizer", str(tmp_path / "absent.model"))
     assert code == 1 and "absent.model" in err and not (tmp_path / "new").exists()
     code, _, err = run(str(source.parent), output, "--iteration", "7")
