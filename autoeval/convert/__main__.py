@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from autoeval.convert import Receipt
     from autoeval.convert.writer import Progress
 
-TRACKER = "latest_checkpointed_iteration.txt"
-
 
 class Terminated(BaseException):
     """SIGTERM, as an exception: what was begun is taken back on the way out."""
@@ -136,25 +134,24 @@ def _size(text: str) -> int:
 
 def _iteration_directory(directory: Path, iteration: int | None) -> Path:
     """``directory`` itself when it is one iteration's, otherwise the one asked for or named by the tracker."""
+    from autoeval.checkpoints.layout import TRACKER, iteration_of, look_at_tracker
     from autoeval.convert import ConversionError
     from autoeval.convert.source import is_checkpoint
 
-    if is_checkpoint(directory) or re.fullmatch(r"iter_\d+|release", directory.name):
+    if not directory.is_dir():
+        raise ConversionError(f"{directory}: there is no such directory")
+    if is_checkpoint(directory) or iteration_of(directory.name) is not None:
         if iteration is not None and directory.resolve().name != f"iter_{iteration:07d}":
             raise ConversionError(f"{directory}: is not iteration {iteration}")
         return directory
     if iteration is None:
-        try:
-            text = (directory / TRACKER).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConversionError(
-                f"{directory / TRACKER}: {error.strerror}; give --iteration or an iter_ dir"
-            ) from error
-        if text == "release":
+        tracker = look_at_tracker(directory)
+        if tracker.value is None:
+            why = tracker.problem or f"{directory / TRACKER} is not there"
+            raise ConversionError(f"{why}; give --iteration or an iter_ directory")
+        if tracker.value == "release":
             return directory / "release"
-        if not text.isdigit():
-            raise ConversionError(f"{directory / TRACKER}: holds {text!r}, expected an iteration; give --iteration")
-        iteration = int(text)
+        iteration = tracker.value
     return directory / f"iter_{iteration:07d}"
 
 

@@ -332,6 +332,9 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> No
     assert (tmp_path / "hf/model.safetensors.index.json").is_file()
     code, _, err = run(str(source.parent), output)
     assert code == 1 and err.startswith("error: ") and "latest_checkpointed_iteration.txt" in err
+    (source.parent / "latest_checkpointed_iteration.txt").write_text("²")
+    code, _, err = run(str(source.parent), output)
+    assert code == 1 and err.startswith("error: ") and "expected an iteration" in err
     code, _, err = run(str(source), output, "--max-shard-size", "lots")
     assert code == 2 and "expected a size like 5GB" in err
     assert run(str(source), output, "--expected-loss", "2.5")[0] == 2
