@@ -45,13 +45,13 @@ class Unsupported(ValueError):
 class Part:
     """``length`` tokens of a pass from ``start`` on, at positions ``depth`` and following of the path.
 
-    ``slot``: where the path is kept once they are computed (the end of a prompt), or none.
+    ``slots``: where the path is kept once they are computed, at the end of a prompt.
     """
 
     start: int
     depth: int
     length: int
-    slot: int | None = None
+    slots: tuple[int, ...] = ()
 
 
 @dataclass
@@ -84,11 +84,16 @@ class State:
         self.parts, self.lengths = parts, lengths
         self._masks = {}
 
-    def move(self, source: int, target: int) -> None:
-        """What is in slot ``source`` is from now on in ``target``."""
+    def bytes_per_token(self) -> int:
+        """Of keys and values, in all layers."""
+        both = [values for layer in self.layers.values() for values in layer.path]
+        return sum(values.shape[1] * values.shape[3] * values.element_size() for values in both)
+
+    def move(self, source: int, target: int, length: int) -> None:
+        """The text of ``length`` tokens in slot ``source`` is from now on in ``target``."""
         for layer in self.layers.values():
             for values in layer.slots or ():
-                values[target] = values[source]
+                values[target, :, :length] = values[source, :, :length]
 
     def attend(
         self,
@@ -113,9 +118,9 @@ class State:
             keys, values = (path[:, :, low:end] for path in layer.path)
             seen = _attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
             output[:, here] = seen.transpose(1, 2)
-            if part.slot is not None and layer.slots is not None:
-                for kept, path in zip(layer.slots, layer.path, strict=True):
-                    kept[part.slot, :, :end] = path[0, :, :end]
+            for slot in part.slots:
+                for kept, path in zip(layer.slots or (), layer.path, strict=True):
+                    kept[slot, :, :end] = path[0, :, :end]
         if self.lengths is not None and layer.slots is not None:
             count = len(self.lengths)
             tail = slice(query.shape[2] - count, None)

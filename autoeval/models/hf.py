@@ -23,7 +23,7 @@ import torch
 
 from autoeval.models.adapter import with_adapter
 from autoeval.models.decoding import decode
-from autoeval.models.network import Network
+from autoeval.models.network import Network, with_fused_activations
 from autoeval.models.requests import (
     Cost,
     GenerationRequest,
@@ -79,7 +79,7 @@ class HuggingFaceModel:
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = with_fused_activations(model.to(self.device).eval())
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
         self._network = Network(self.model)

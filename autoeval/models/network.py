@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -18,6 +19,20 @@ from autoeval.models.attention import Part, State, Unsupported, attending
 logger = logging.getLogger(__name__)
 
 HEAD_ELEMENTS = 16 * 1024 * 1024  # logits in one piece (64 MB in fp32)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Widths in elements: the residual stream, queries, keys and values together, the widest product of a layer.
+
+    ``item``: bytes of an element, ``cache_bytes``: keys and values of one token in all layers.
+    """
+
+    hidden: int
+    attention: int
+    widest: int
+    item: int
+    cache_bytes: int
 
 
 class Network:
@@ -45,6 +60,7 @@ class Network:
             logger.info("%s: its logits are not one projection of its hidden states; all are computed", type(model))
         self._configs = _attention_configs(self._decoder)
         self.switches_rope = _switches_rope(model.config)
+        self.shape = _shape(model.config.get_text_config(), self.model.dtype.itemsize)
         why = self._why_not_shared()
         self.shares = why is None
         if why is not None:
@@ -102,8 +118,9 @@ class Network:
         if hidden.shape[-1] != getattr(self.projection, "in_features", hidden.shape[-1]):
             return False
         projected = self.projection(hidden)
-        for self.finish in _finishes(self.model.config.get_text_config()):
-            parts = self.finish(projected).float()
+        for finish in _finishes(self.model.config.get_text_config()):
+            self.finish = finish
+            parts = finish(projected).float()
             if parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-4, atol=1e-4):
                 return True
         return False
@@ -131,6 +148,7 @@ class Network:
             return "its attention is computed by itself and not by the function that its configuration names"
         if (wanted := _windows_of(self.model.config.get_text_config(), len(state.windows))) != state.windows:
             return f"its layers attend within {state.windows}, its configuration says {wanted}"
+        self.shape = replace(self.shape, cache_bytes=state.bytes_per_token())
         for row, here in zip(rows, (slice(0, 7), [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10]), strict=True):
             plain = self.hidden(torch.tensor([row], device=self.device))[0].float()
             scale = float(plain.abs().max())
@@ -163,6 +181,19 @@ def _attention_configs(decoder: Any) -> list[Any]:
     return list({id(config): config for config in named}.values())
 
 
+def _shape(config: Any, item: int) -> Shape:
+    hidden = int(config.hidden_size)
+    heads = int(getattr(config, "num_attention_heads", 1))
+    width = getattr(config, "head_dim", None) or hidden // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    names = ("intermediate_size", "n_inner", "ffn_dim")
+    inner = next((getattr(config, name) for name in names if getattr(config, name, None)), 4 * hidden)
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    inner = max(inner, experts * (getattr(config, "moe_intermediate_size", None) or inner))
+    layers = int(config.num_hidden_layers)
+    return Shape(hidden, (heads + 2 * shared) * width, int(inner), item, 2 * layers * shared * width * item)
+
+
 def _switches_rope(config: Any) -> bool:
     """Whether the same token at the same place is embedded otherwise in a longer text."""
     rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
@@ -179,3 +210,14 @@ def _windows_of(config: Any, layers: int) -> Sequence[int | None]:
         return [window if on else None] * layers
     meaning = {"full_attention": None, "sliding_attention": window}
     return [meaning.get(kind, -1) for kind in kinds]
+
+
+def with_fused_activations(model: Any) -> Any:
+    """``model`` with GPT-2's GELU (eight passes over memory in transformers) as PyTorch's, which is the same function."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is NewGELUActivation:
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+    return model

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from autoeval.models.attention import Part, State
+from autoeval.models.memory import tokens_within
 from autoeval.models.network import Network
 from autoeval.models.projection import log_probabilities
 from autoeval.models.requests import LoglikelihoodRequest, LoglikelihoodResult
@@ -108,7 +109,7 @@ def _score_walk(model: Any, network: Network, walk: Walk, questions: _Questions)
     state = State(capacity=walk.longest)
     done, lost = 0, False
     while done < walk.size:
-        until = min(walk.size, done + max(1, model.batch_tokens))
+        until = min(walk.size, done + tokens_within(network, model.batch_tokens, walk.longest))
         try:
             if lost:  # a pass that failed has written over the path
                 for part in walk.path_to(done, model.batch_tokens):
