@@ -35,10 +35,10 @@ HOME = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HOME))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import torch
+import torch  # noqa: E402
 
-from autoeval.models.hf import HuggingFaceModel
-from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest
+from autoeval.models.hf import HuggingFaceModel  # noqa: E402
+from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest  # noqa: E402
 
 DATA = Path(os.environ.get("AUTOEVAL_DATA", HOME.parent / "shared" / "data"))
 NEW_TOKENS = 32
@@ -345,7 +345,10 @@ def measure(model: HuggingFaceModel, work: str, options: argparse.Namespace) -> 
             after(meter)
             return answers
 
-        systems = {"ours": generate, "helm-like": lambda meter: _ended(model, helm_like(hf, prompts, meter, NEW_TOKENS))}
+        systems = {
+            "ours": generate,
+            "helm-like": lambda meter: _ended(model, helm_like(hf, prompts, meter, NEW_TOKENS)),
+        }
         if options.lm_eval:
             lm = harness(model, options.lm_eval, batch)
             systems[f"lm_eval, batch {batch}"] = lambda meter: _harness_texts(lm, model, prompts)
@@ -413,15 +416,13 @@ def main() -> None:
 
 def profile(model: HuggingFaceModel, options: argparse.Namespace) -> None:
     for work in options.work:
-        if work == "generation":
-            prompts = [GenerationRequest(p, NEW_TOKENS) for p in questions(model.tokenizer, options.items)]
-            run: Callable[[], Any] = lambda prompts=prompts: model.generate(prompts)
-        else:
-            pairs, _ = (hellaswag if work == "hellaswag" else mmlu)(model.tokenizer, options.items)
-            asked = [LoglikelihoodRequest(*pair) for pair in pairs]
-            run = lambda asked=asked: model.loglikelihoods(asked)
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as kept:
-            run()
+            if work == "generation":
+                prompts = questions(model.tokenizer, options.items)
+                model.generate([GenerationRequest(prompt, NEW_TOKENS) for prompt in prompts])
+            else:
+                pairs, _ = (hellaswag if work == "hellaswag" else mmlu)(model.tokenizer, options.items)
+                model.loglikelihoods([LoglikelihoodRequest(*pair) for pair in pairs])
         print(work, kept.key_averages().table(sort_by="self_cpu_time_total", row_limit=18, max_name_column_width=60))
 
 

@@ -45,55 +45,60 @@ class Unsupported(ValueError):
 class Part:
     """``length`` tokens of a pass from ``start`` on, at positions ``depth`` and following of the path.
 
-    ``slots``: where the path is kept once they are computed, at the end of a prompt.
+    ``slots``: where the path is kept once they are computed, at the end of a prompt: (room, number).
     """
 
     start: int
     depth: int
     length: int
-    slots: tuple[int, ...] = ()
+    slots: tuple[tuple[int, int], ...] = ()
+
+
+_Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
 
 
 @dataclass
 class _Layer:
-    """Keys and values of one layer: ``path`` [1, heads, time, d], ``slots`` [slots, heads, time, d]."""
+    """Keys and values of one layer: ``path`` [1, heads, time, d], and by room ``slots`` [slots, heads, room, d]."""
 
-    path: tuple[torch.Tensor, torch.Tensor]
-    slots: tuple[torch.Tensor, torch.Tensor] | None
+    path: _Pair
+    slots: dict[int, _Pair]
 
 
 @dataclass
 class State:
     """Keys and values of all layers, and what the current pass consists of.
 
-    ``capacity``: tokens of the longest path. ``slots``: texts that grow at once (0 where only scores are asked), each of
-    at most ``room`` tokens.
+    ``capacity``: tokens of the longest path. ``slots``: how many texts of at most so many tokens grow at once, by that
+    room (empty where only scores are asked).
     """
 
     capacity: int
-    slots: int = 0
-    room: int = 0
+    slots: dict[int, int] = field(default_factory=dict)
     layers: dict[int, _Layer] = field(default_factory=dict)
     windows: list[int | None] = field(default_factory=list)  # of the layers, in the order of their first call
     parts: Sequence[Part] = ()
-    lengths: torch.Tensor | None = None  # of the growing texts, without their newest token [active slots]
+    growing: Sequence[tuple[int, torch.Tensor]] = ()
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
-    def begin(self, parts: Sequence[Part], lengths: torch.Tensor | None = None) -> None:
-        """Say what the next pass computes: ``parts``, then one token for each of the first ``len(lengths)`` slots."""
-        self.parts, self.lengths = parts, lengths
+    def begin(self, parts: Sequence[Part], growing: Sequence[tuple[int, torch.Tensor]] = ()) -> None:
+        """Say what the next pass computes: ``parts``, then one token for each of the first texts of each room.
+
+        ``growing``: (room, lengths of the texts without their newest token [texts]).
+        """
+        self.parts, self.growing = parts, growing
         self._masks = {}
+
+    def move(self, room: int, source: int, target: int, length: int) -> None:
+        """The text of ``length`` tokens in slot ``source`` is from now on in ``target``."""
+        for layer in self.layers.values():
+            for values in layer.slots[room]:
+                values[target, :, :length] = values[source, :, :length]
 
     def bytes_per_token(self) -> int:
         """Of keys and values, in all layers."""
         both = [values for layer in self.layers.values() for values in layer.path]
         return sum(values.shape[1] * values.shape[3] * values.element_size() for values in both)
-
-    def move(self, source: int, target: int, length: int) -> None:
-        """The text of ``length`` tokens in slot ``source`` is from now on in ``target``."""
-        for layer in self.layers.values():
-            for values in layer.slots or ():
-                values[target, :, :length] = values[source, :, :length]
 
     def attend(
         self,
@@ -118,41 +123,30 @@ class State:
             keys, values = (path[:, :, low:end] for path in layer.path)
             seen = _attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
             output[:, here] = seen.transpose(1, 2)
-            for slot in part.slots:
-                for kept, path in zip(layer.slots or (), layer.path, strict=True):
+            for room, slot in part.slots:
+                for kept, path in zip(layer.slots[room], layer.path, strict=True):
                     kept[slot, :, :end] = path[0, :, :end]
-        if self.lengths is not None and layer.slots is not None:
-            count = len(self.lengths)
-            tail = slice(query.shape[2] - count, None)
-            grown = (one[0, :, tail].transpose(0, 1)[:, :, None] for one in (query, key, value))
-            output[0, tail] = self._grow(layer.slots, *grown, scaling, window, softcap)[:, :, 0]
+        start = sum(part.length for part in self.parts)
+        for room, lengths in self.growing:
+            here, start = slice(start, start + len(lengths)), start + len(lengths)
+            query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
+            for kept, new in zip(layer.slots[room], (key_, value_), strict=True):
+                kept[torch.arange(len(lengths), device=kept.device), :, lengths] = new[:, :, 0]
+            mask = self._grown(room, lengths, window)
+            keys, values = (kept[: len(lengths), :, : mask.shape[-1]] for kept in layer.slots[room])
+            output[0, here] = _attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
         return output
 
-    def _grow(
-        self,
-        slots: tuple[torch.Tensor, torch.Tensor],
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
-    ) -> torch.Tensor:
-        """One more token of each text: ``query`` [texts, heads, 1, d] -> [texts, heads, 1, d]."""
-        assert self.lengths is not None
-        count = len(self.lengths)
-        texts = torch.arange(count, device=query.device)
-        for kept, new in zip(slots, (key, value), strict=True):
-            kept[texts, :, self.lengths] = new[:, :, 0]
-        mask = self._masks.get(("grow", window))
+    def _grown(self, room: int, lengths: torch.Tensor, window: int | None) -> torch.Tensor:
+        """What the newest token of each text sees: [texts, 1, 1, longest]."""
+        mask = self._masks.get((room, window))
         if mask is None:
-            places = torch.arange(int(self.lengths.max()) + 1, device=query.device)[None]
-            mask = places <= self.lengths[:, None]
+            places = torch.arange(int(lengths.max()) + 1, device=lengths.device)[None]
+            mask = places <= lengths[:, None]
             if window is not None:
-                mask &= places > self.lengths[:, None] - window
-            mask = self._masks["grow", window] = mask[:, None, None]
-        keys, values = (kept[:count, :, : mask.shape[-1]] for kept in slots)
-        return _attention(query, keys, values, mask, scaling, softcap)
+                mask &= places > lengths[:, None] - window
+            mask = self._masks[room, window] = mask[:, None, None]
+        return mask
 
     def _layer(self, module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None) -> _Layer:
         layer = self.layers.get(id(module))
@@ -163,7 +157,7 @@ class State:
                 return like.new_zeros((count, like.shape[1], time, like.shape[3]))
 
             path = (space(key, 1, self.capacity), space(value, 1, self.capacity))
-            slots = (space(key, self.slots, self.room), space(value, self.slots, self.room)) if self.slots else None
+            slots = {room: (space(key, many, room), space(value, many, room)) for room, many in self.slots.items()}
             layer = self.layers[id(module)] = _Layer(path, slots)
             self.windows.append(window)
         return layer
@@ -176,13 +170,13 @@ class State:
             window = None
         if window is None and (length == 1 or (above == 0 and groups == 1)):
             return None
-        mask = self._masks.get((number, window, device))
+        mask = self._masks.get((-1 - number, window))
         if mask is None:
             shape = (length, above + length)
             mask = torch.ones(shape, dtype=torch.bool, device=device).tril(above)
             if window is not None:
                 mask = mask.triu(above - window + 1)
-            mask = self._masks[number, window, device] = mask.repeat(groups, 1)
+            mask = self._masks[-1 - number, window] = mask.repeat(groups, 1)
         return mask
 
 

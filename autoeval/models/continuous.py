@@ -7,22 +7,22 @@ for the next prompt in the very next pass.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from autoeval.models.attention import Part, State
-from autoeval.models.memory import slots_within
+from autoeval.models.memory import slots_within, tokens_within
 from autoeval.models.network import Network
 from autoeval.models.projection import summarize
 from autoeval.models.scoring import count, halve, on, refuse_nan
 from autoeval.models.text import Row, append, sample
-from autoeval.models.trie import Walk, key_of
-
-logger = logging.getLogger(__name__)
+from autoeval.models.trie import Segment, Walk, key_of
 
 SLOTS = {"cpu": 64, "cuda": 256}  # texts that grow at once, at most
 
@@ -31,19 +31,24 @@ def decode_walking(model: Any, network: Network, rows: Sequence[Row]) -> None:
     """Generate all ``rows``. Running out of memory starts those again that have not ended, with half of everything."""
     most = SLOTS.get(network.device.type, SLOTS["cpu"])
     while waiting := [row for row in rows if not row.finish_reason]:
-        room = max(row.size for row in waiting)
-        slots = min(most, len(waiting), max(1, model.batch_tokens), slots_within(network, room))
+        rooms = Counter(_room(row) for row in waiting)
+        slots = slots_within(network, rooms, min(most, len(waiting), max(1, model.batch_tokens)))
         try:
-            _Batch(model, network, waiting, slots, room).run()
+            _Batch(model, network, waiting, slots).run()
         except torch.OutOfMemoryError as error:
-            halve(model, model.batch_tokens if slots > 1 else 1, error)
-            most = slots // 2
+            halve(model, model.batch_tokens, error)
+            most = max(1, slots // 2)
+
+
+def _room(row: Row) -> int:
+    """Tokens of the slot for ``row``: half a power of two, so that texts in slots of one kind are of similar length."""
+    return math.ceil(2 ** (math.ceil(2 * math.log2(max(row.size, 16))) / 2))
 
 
 class _Batch:
-    """``rows`` in ``slots`` slots of ``room`` tokens each. ``active[i]`` is the text in slot ``i``."""
+    """``rows``, of which ``slots`` grow at once. ``active[room][i]`` is the text in slot ``i`` of that room."""
 
-    def __init__(self, model: Any, network: Network, rows: Sequence[Row], slots: int, room: int) -> None:
+    def __init__(self, model: Any, network: Network, rows: Sequence[Row], slots: int) -> None:
         self.model, self.network, self.slots = model, network, slots
         prompts: dict[bytes, list[Row]] = {}
         for row in rows:
@@ -53,65 +58,82 @@ class _Batch:
                 same.append(row)
         self.walk = Walk(list(prompts))
         self.members = [list(prompts.values())[number] for number in self.walk.order]
-        self.state = State(self.walk.longest, slots, room)
-        self.active: list[Row] = []
+        rooms = Counter(_room(row) for same in self.members for row in same)
+        self.state = State(self.walk.longest, {room: min(many, slots) for room, many in rooms.items()})
+        self.active: dict[int, list[Row]] = {room: [] for room in sorted(rooms)}
+        self.budget = tokens_within(network, model.batch_tokens, self.walk.longest)
         self.done = 0  # tokens of the walk
         self.next = 0  # the prompt that is being walked
         count(model.cost, unique_tokens=self.walk.size)
 
     def run(self) -> None:
-        while self.active or self.done < self.walk.size:
+        while self.done < self.walk.size or any(self.active.values()):
             self._pass()
 
     def _pass(self) -> None:
-        segments, began = self._admit()
-        parts, last, start, slot = [], [], 0, len(self.active)
+        growing = [row for rows in self.active.values() for row in rows]
+        lengths = {room: [len(row.prompt) + len(row.tokens) - 1 for row in rows] for room, rows in self.active.items()}
+        segments = self._admit(len(growing))
+        parts, began, last, start = [], [], [], 0
         for segment in segments:
             whole = segment.end == len(self.walk.rows[segment.row])
-            taken = len(self.members[segment.row]) if whole else 0
-            parts.append(Part(start, segment.depth, segment.length, tuple(range(slot, slot + taken))))
-            start, slot = start + segment.length, slot + taken
-            last += [start - 1] * taken
-        hidden = self._forward(segments, parts)
-        wanted = np.array([*range(start, start + len(self.active)), *last], dtype=np.int64)
-        self.active += began
-        if self.active:
-            self._choose(hidden[on(self.network, wanted)])
+            members = self.members[segment.row] if whole else []
+            slots = tuple(self._enter(row) for row in members)
+            parts.append(Part(start, segment.depth, segment.length, slots))
+            start += segment.length
+            began += members
+            last += [start - 1] * len(members)
+        hidden = self._forward(segments, parts, growing, lengths)
+        wanted = np.array([*range(start, start + len(growing)), *last], dtype=np.int64)
+        if len(wanted):
+            self._choose([*growing, *began], hidden[on(self.network, wanted)])
             self._leave()
 
-    def _admit(self) -> tuple[list[Any], list[Row]]:
-        """The next tokens of the walk for which there is room, and the rows whose prompts end in them."""
-        free = self.slots - len(self.active)
+    def _admit(self, growing: int) -> list[Segment]:
+        """The next tokens of the walk for which there is room."""
+        free = self.slots - growing
         until = self.done
-        most = self.done + max(1, self.model.batch_tokens - len(self.active))
-        began: list[Row] = []
+        most = self.done + max(1, self.budget - growing)
         while self.next < len(self.members) and until < most and len(self.members[self.next]) <= free:
             end = int(self.walk.starts[self.next + 1])
             until = min(end, most)
             if until == end:
-                began += self.members[self.next]
                 free -= len(self.members[self.next])
                 self.next += 1
         segments = self.walk.segments(self.done, until)
         self.done = until
-        return segments, began
+        return segments
 
-    def _forward(self, segments: Sequence[Any], parts: Sequence[Part]) -> torch.Tensor:
+    def _enter(self, row: Row) -> tuple[int, int]:
+        """The slot that ``row`` gets."""
+        room = _room(row)
+        self.active[room].append(row)
+        return room, len(self.active[room]) - 1
+
+    def _forward(
+        self,
+        segments: Sequence[Segment],
+        parts: Sequence[Part],
+        growing: Sequence[Row],
+        lengths: Mapping[int, list[int]],
+    ) -> torch.Tensor:
+        """The pass itself -> [tokens of ``segments``, then one of each of ``growing``; d]."""
+        device = partial(on, self.network)
         ids, positions = self.walk.tokens(segments) if segments else (np.zeros(0, dtype=np.int64),) * 2
-        lengths = np.array([len(row.prompt) + len(row.tokens) - 1 for row in self.active], dtype=np.int64)
-        newest = np.array([row.tokens[-1] for row in self.active], dtype=np.int64)
-        self.state.begin(parts, on(self.network, lengths) if self.active else None)
-        ids, positions = np.concatenate([ids, newest]), np.concatenate([positions, lengths])
+        self.state.begin(parts, [(room, device(np.array(own))) for room, own in lengths.items() if own])
+        newest = np.array([row.tokens[-1] for row in growing], dtype=np.int64)
+        own = np.array([length for some in lengths.values() for length in some], dtype=np.int64)
+        ids, positions = np.concatenate([ids, newest]), np.concatenate([positions, own])
         self.model.cost.computed_tokens += len(ids)
-        return self.network.walk(on(self.network, ids), on(self.network, positions), self.state)
+        return self.network.walk(device(ids), device(positions), self.state)
 
-    def _choose(self, hidden: torch.Tensor) -> None:
-        """One more token of each active row; ``hidden`` [active, d]."""
+    def _choose(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
+        """One more token of each of ``rows``; ``hidden`` [rows, d]."""
         none = torch.zeros(0, dtype=torch.long, device=hidden.device)
         summary, _ = summarize(self.network, hidden, none, none)
         logprobs = summary.best_logit - summary.log_total
         chosen = summary.best
-        for number, row in enumerate(self.active):
+        for number, row in enumerate(rows):
             if row.generator is not None:
                 logits = self.network.logits(hidden[number : number + 1])[0]
                 chosen[number] = sample(logits, row.request, row.generator)
@@ -119,13 +141,14 @@ class _Batch:
         found = logprobs.tolist()
         refuse_nan(found)  # also when the token ends the text and would leave no trace
         count(self.model.cost, logit_positions=len(hidden))
-        append(self.model, self.active, chosen.tolist(), found)
+        append(self.model, rows, chosen.tolist(), found)
 
     def _leave(self) -> None:
         """Rows that have ended free their slots; the last ones move into the gaps."""
-        for slot in range(len(self.active) - 1, -1, -1):
-            if self.active[slot].finish_reason:
-                mover = self.active.pop()
-                if slot < len(self.active):
-                    self.state.move(len(self.active), slot, len(mover.prompt) + len(mover.tokens))
-                    self.active[slot] = mover
+        for room, rows in self.active.items():
+            for slot in range(len(rows) - 1, -1, -1):
+                if rows[slot].finish_reason:
+                    mover = rows.pop()
+                    if slot < len(rows):
+                        self.state.move(room, len(rows), slot, len(mover.prompt) + len(mover.tokens) - 1)
+                        rows[slot] = mover

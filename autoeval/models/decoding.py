@@ -13,6 +13,7 @@ from autoeval.models.requests import GenerationRequest, GenerationResult
 from autoeval.models.scoring import check_tokens, count, halve, refuse_nan
 from autoeval.models.text import Row, append, result, sample
 
+
 def decode(model: Any, network: Network, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
     """Answer ``requests`` in order; ``HuggingFaceModel.generate`` says how."""
     rows = [_row(model, network.vocab_size, index, request) for index, request in enumerate(requests)]
@@ -125,5 +126,3 @@ def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
 def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor) -> list[float]:
     picked = logits.gather(1, chosen[:, None]).squeeze(1)
     return (picked - torch.logsumexp(logits, dim=-1)).tolist()
-
-

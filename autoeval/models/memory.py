@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -46,6 +47,9 @@ def tokens_within(network: Network, asked: int, longest: int) -> int:
     return asked
 
 
-def slots_within(network: Network, room: int) -> int:
-    """How many texts of ``room`` tokens can be kept; at least one."""
-    return max(1, free_bytes(network.device) // 2 // (room * network.shape.cache_bytes))
+def slots_within(network: Network, rooms: Mapping[int, int], most: int) -> int:
+    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many."""
+    limit = free_bytes(network.device) // 2
+    while most > 1 and network.shape.cache_bytes * sum(r * min(n, most) for r, n in rooms.items()) > limit:
+        most //= 2
+    return most

@@ -149,7 +149,8 @@ class Network:
         if (wanted := _windows_of(self.model.config.get_text_config(), len(state.windows))) != state.windows:
             return f"its layers attend within {state.windows}, its configuration says {wanted}"
         self.shape = replace(self.shape, cache_bytes=state.bytes_per_token())
-        for row, here in zip(rows, (slice(0, 7), [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10]), strict=True):
+        places = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10])
+        for row, here in zip(rows, places, strict=True):
             plain = self.hidden(torch.tensor([row], device=self.device))[0].float()
             scale = float(plain.abs().max())
             exact = 1e-4 if walked.dtype == torch.float32 else 5e-2
@@ -164,7 +165,7 @@ def _as_it_is(logits: torch.Tensor) -> torch.Tensor:
 
 def _finishes(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
     """What a model may do to its projection: nothing, a scale (Granite, Cohere), a soft cap (Gemma)."""
-    found = [_as_it_is]
+    found: list[Callable[[torch.Tensor], torch.Tensor]] = [_as_it_is]
     if (factor := getattr(config, "logit_scale", None)) is not None:
         found.append(lambda logits: logits * factor)
     if (divisor := getattr(config, "logits_scaling", None)) is not None:

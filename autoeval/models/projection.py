@@ -6,6 +6,7 @@ its sum are taken, and the buffer is always the same. With GPT-2's vocabulary th
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +68,7 @@ def summarize(
     return Summary(best, top, top + total.log()), picked
 
 
-def _tiles(network: Network, hidden: torch.Tensor):  # type: ignore[no-untyped-def]
+def _tiles(network: Network, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(first word, logits [rows, words] in fp32 that may be written over), over the vocabulary."""
     layer = network.projection
     if not network.split or type(layer) is not torch.nn.Linear:

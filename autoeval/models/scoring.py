@@ -7,7 +7,6 @@ that cannot walk a trie get plain batches, one row per distinct input.
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,7 +88,9 @@ def _plan(model: Any, requests: Sequence[LoglikelihoodRequest]) -> tuple[dict[by
 
 def _questions(walk: Walk, asked: Sequence[Sequence[_Asked]]) -> tuple[_Questions, list[_Asked], list[np.ndarray]]:
     """The questions in walking order, and for each request the numbers of its own."""
-    owners, places, targets = [], [], []
+    owners: list[_Asked] = []
+    places: list[np.ndarray] = []
+    targets: list[int] = []
     for number, path in walk.places():
         for one in asked[number]:
             owners.append(one)
