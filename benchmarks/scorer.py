@@ -39,6 +39,7 @@ import torch  # noqa: E402
 
 from autoeval.models.hf import HuggingFaceModel  # noqa: E402
 from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest  # noqa: E402
+from autoeval.models.trie import Walk, key_of  # noqa: E402
 
 DATA = Path(os.environ.get("AUTOEVAL_DATA", HOME.parent / "shared" / "data"))
 NEW_TOKENS = 32
@@ -54,8 +55,6 @@ def save_model(directory: Path, kind: str) -> None:
 
     torch.manual_seed(0)
     if (files := DATA / "tokenizers" / "gpt2").is_dir():
-        from transformers.convert_slow_tokenizer import GPT2Converter  # noqa: F401 - fails early where it is missing
-
         tokenizer = GPT2TokenizerFast(vocab=str(files / "vocab.json"), merges=str(files / "merges.txt"))
         tokenizer.save_pretrained(directory)
     else:
@@ -114,15 +113,17 @@ def hellaswag(tokenizer: Any, count: int) -> tuple[list[Pair], int]:
 
 
 def questions(tokenizer: Any, count: int) -> list[tuple[int, ...]]:
-    """Prompts of gsm8k and boolq in turns."""
+    """Two-shot prompts of gsm8k and of boolq in turns."""
     files = [DATA / "opencompass" / name for name in ("gsm8k/test.jsonl", "SuperGLUE/BoolQ/val.jsonl")]
     if not all(path.is_file() for path in files):
-        return [context for context, _ in _random_pairs(count, shared=0, own=110, choices=1, length=1, group=1)]
+        return [context for context, _ in _random_pairs(count, shared=250, own=110, choices=1, length=1, group=count)]
+    forms = ("Question: {question}\nAnswer:", "{passage}\nQuestion: {question}?\nAnswer:")
     texts = []
-    for path in files:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()[: (count + 1) // 2]]
-        form = "Question: {question}\nAnswer:" if "gsm8k" in str(path) else "{passage}\nQuestion: {question}?\nAnswer:"
-        texts.append([form.format(**row) for row in rows])
+    for path, form in zip(files, forms, strict=True):
+        lines = path.read_text(encoding="utf-8").splitlines()[: 2 + (count + 1) // 2]
+        rows = [json.loads(line) for line in lines]
+        head = "".join(f"{form.format(**row)} {row.get('answer', 'yes')}\n\n" for row in rows[:2])
+        texts.append([head + form.format(**row) for row in rows[2:]])
     return [tuple(tokenizer(text)["input_ids"])[:900] for both in zip(*texts, strict=True) for text in both][:count]
 
 
@@ -252,12 +253,19 @@ def matmul_peak() -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def needed(model: HuggingFaceModel, tokens: float, logits: float) -> float:
-    """FLOP of the products of ``tokens`` tokens through the layers and ``logits`` rows of the projection."""
+def needed(model: HuggingFaceModel, inputs: Sequence[tuple[int, ...]], grown: int, logits: float) -> float:
+    """FLOP that cannot be avoided: each distinct token of ``inputs`` through the layers and its attention to all before
+    it, ``grown`` more tokens after them, and ``logits`` rows of the output projection.
+    """
+    walk = Walk(list({key_of(one): None for one in inputs}))
+    seen = sum(int((walk.tokens([one])[1] + 1).sum()) for one in walk.segments(0, walk.size))
+    seen += grown * statistics.mean(map(len, inputs))
+    config = model.model.config
+    attention = 4 * config.hidden_size * config.num_hidden_layers * seen
     head = model.model.get_output_embeddings().weight
     vectors = {id(p) for m in model.model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     body = sum(p.numel() for p in model.model.parameters() if id(p) not in vectors | {id(head)})
-    return 2 * (tokens * body + logits * head.numel())
+    return 2 * ((walk.size + grown) * body + logits * head.numel()) + attention
 
 
 def compare(
@@ -266,6 +274,7 @@ def compare(
     rounds: int,
     agree: Callable[[Any, Any], str],
     model: HuggingFaceModel,
+    inputs: Sequence[tuple[int, ...]],
 ) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {system: [] for system in systems}
     answers: dict[str, Any] = {}
@@ -277,7 +286,9 @@ def compare(
             answers[system] = run(meters[system])
             seconds[system].append(time.process_time() - started)
     peak = matmul_peak()
-    flop = needed(model, model.cost.extra["unique_tokens"] / rounds, meters["ours"].logits)
+    logits = meters["ours"].logits
+    grown = logits - len(inputs) if name == "generation" else 0  # the first token of a text comes from its prompt
+    flop = needed(model, inputs, grown, logits)
     print(f"\n{name}: {rounds} rounds; the machine's matmul {peak / 1e9:.0f} GFLOP a CPU second")
     print(f"{'system':<18}{'CPU s':>9}{'ours is':>10}{'tokens':>10}{'logits':>10}{'of limit':>10}  agreement")
     table = {}
@@ -312,7 +323,7 @@ def same_scores(choices: int) -> Callable[[Sequence[float], Sequence[float]], st
     return agree
 
 
-def same_texts(own: Sequence[tuple[int, ...]], other: Sequence[tuple[int, ...]]) -> str:
+def same_texts(own: Sequence[str], other: Sequence[str]) -> str:
     return f"{sum(a != b for a, b in zip(own, other, strict=True))} of {len(own)} texts differ"
 
 
@@ -339,26 +350,33 @@ def measure(model: HuggingFaceModel, work: str, options: argparse.Namespace) -> 
     if work == "generation":
         prompts = questions(model.tokenizer, options.items)
 
-        def generate(meter: Meter) -> list[tuple[int, ...]]:
+        def generate(meter: Meter) -> list[str]:
             before(meter)
-            answers = [one.tokens for one in model.generate([GenerationRequest(p, NEW_TOKENS) for p in prompts])]
+            answers = [one.text for one in model.generate([GenerationRequest(p, NEW_TOKENS) for p in prompts])]
             after(meter)
             return answers
 
         systems = {
             "ours": generate,
-            "helm-like": lambda meter: _ended(model, helm_like(hf, prompts, meter, NEW_TOKENS)),
+            "helm-like": lambda meter: _texts(model, helm_like(hf, prompts, meter, NEW_TOKENS)),
         }
         if options.lm_eval:
             lm = harness(model, options.lm_eval, batch)
             systems[f"lm_eval, batch {batch}"] = lambda meter: _harness_texts(lm, model, prompts)
-        return compare(work, systems, options.rounds, same_texts, model)
+        return compare(work, systems, options.rounds, same_texts, model, prompts)
     pairs, choices = (hellaswag if work == "hellaswag" else mmlu)(model.tokenizer, options.items)
     if work == "ppl":
         texts = [context + said for context, said in pairs]
         asked = [LoglikelihoodRequest(text[:1], text[1:]) for text in texts]
         systems = {"ours": ours(asked), "opencompass-like": lambda meter: opencompass_like(hf, texts, meter)}
-        return compare("mmlu, perplexity of whole prompts", systems, options.rounds, same_scores(choices), model)
+        return compare(
+            "mmlu, perplexity of whole prompts",
+            systems,
+            options.rounds,
+            same_scores(choices),
+            model,
+            [text[:-1] for text in texts],
+        )
     systems = {
         "ours": ours([LoglikelihoodRequest(*pair) for pair in pairs]),
         "plain": lambda meter: plain(hf, pairs, meter),
@@ -371,20 +389,21 @@ def measure(model: HuggingFaceModel, work: str, options: argparse.Namespace) -> 
         ]
     else:
         systems[f"harness-like, {batch}"] = lambda meter: harness_like(hf, pairs, meter, batch)
-    return compare(work, systems, options.rounds, same_scores(choices), model)
+    inputs = [context + said[:-1] for context, said in pairs]
+    return compare(work, systems, options.rounds, same_scores(choices), model, inputs)
 
 
-def _harness_texts(lm: Any, model: HuggingFaceModel, prompts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
+def _harness_texts(lm: Any, model: HuggingFaceModel, prompts: Sequence[tuple[int, ...]]) -> list[str]:
     from lm_eval.api.instance import Instance
 
     limits = {"until": [model.tokenizer.eos_token], "max_gen_toks": NEW_TOKENS, "do_sample": False}
     texts = [model.tokenizer.decode(prompt) for prompt in prompts]
     asked = [Instance("generate_until", {}, (text, limits), number) for number, text in enumerate(texts)]
-    return [tuple(model.tokenizer(text)["input_ids"]) for text in lm.generate_until(asked, disable_tqdm=True)]
+    return lm.generate_until(asked, disable_tqdm=True)
 
 
-def _ended(model: HuggingFaceModel, texts: Sequence[tuple[int, ...]]) -> list[tuple[int, ...]]:
-    return [text[:-1] if text and text[-1] in model.stop_ids else text for text in texts]
+def _texts(model: HuggingFaceModel, written: Sequence[tuple[int, ...]]) -> list[str]:
+    return [model.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in written]
 
 
 def main() -> None:
