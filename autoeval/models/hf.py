@@ -35,8 +35,8 @@ from autoeval.models.scoring import score
 
 logger = logging.getLogger(__name__)
 
-# Tokens of one forward pass, padding included. On a CPU more gains nothing (measured with 33 M parameters on HellaSwag
-# and MMLU: 1024, 2048 and 4096 cost the same, longer batches pad more); on a GPU an out-of-memory error halves it.
+# Tokens of one forward pass. On a CPU more gains nothing (docs/performance.md: 1024 and 2048 cost the same, 256 and 512
+# more); fewer are taken where they would not fit the memory that is free, and an out-of-memory error halves it.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
