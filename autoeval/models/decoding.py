@@ -1,75 +1,41 @@
-"""Generation in batches of similar length, with a key-value cache, from which finished rows leave."""
+"""Generation: continuous batching (``continuous``), or for models that cannot, batches from which finished rows leave."""
 
 from __future__ import annotations
 
-import logging
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from autoeval.models.continuous import decode_walking
 from autoeval.models.network import Network
 from autoeval.models.requests import GenerationRequest, GenerationResult
-from autoeval.models.scoring import check_tokens, free_memory, refuse_nan
-
-logger = logging.getLogger(__name__)
-
-
-@dataclass
-class _Row:
-    """One request under way."""
-
-    index: int
-    request: GenerationRequest
-    prompt: tuple[int, ...]
-    truncated: int
-    ends: frozenset[int]  # tokens that end the text
-    tokens: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str = ""
-    generator: torch.Generator | None = None
-
-    @property
-    def size(self) -> int:
-        """Tokens of cache it needs in the end."""
-        return len(self.prompt) + self.request.max_new_tokens
-
-    def restart(self) -> None:
-        """Forget what was generated; the same seed gives the same text again."""
-        self.tokens.clear()
-        self.logprobs.clear()
-        self.finish_reason = ""
-        if self.request.temperature > 0:
-            seed = self.request.seed
-            self.generator = torch.Generator().manual_seed(random.getrandbits(63) if seed is None else seed)
+from autoeval.models.scoring import check_tokens, count, halve, refuse_nan
+from autoeval.models.text import Row, append, result, sample
 
 
 def decode(model: Any, network: Network, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
     """Answer ``requests`` in order; ``HuggingFaceModel.generate`` says how."""
     rows = [_row(model, network.vocab_size, index, request) for index, request in enumerate(requests)]
-    waiting = sorted((row for row in rows if row.request.max_new_tokens), key=lambda row: row.size, reverse=True)
-    budget = model.batch_tokens
+    wanted = [row for row in rows if row.request.max_new_tokens]
+    (decode_walking if network.shares else _decode_batches)(model, network, wanted)
+    return [result(model, row) for row in rows]
+
+
+def _decode_batches(model: Any, network: Network, rows: Sequence[Row]) -> None:
+    """For models that cannot walk a trie: batches of rows of similar length."""
+    waiting = sorted(rows, key=lambda row: row.size, reverse=True)
     while waiting:
-        batch = waiting[: max(1, budget // waiting[0].size)]
+        batch = waiting[: 1 if network.switches_rope else max(1, model.batch_tokens // waiting[0].size)]
         try:
-            if network.caches:
-                _decode_batch(model, network, batch)
-            else:
-                _decode_anew(model, network, batch)
-        except torch.OutOfMemoryError:
-            if len(batch) == 1:
-                raise
-            budget = model.batch_tokens = max(1, len(batch) * waiting[0].size // 2)
-            logger.warning("out of memory: going on with batches of %d tokens", budget)
-            free_memory(model.device)
+            (_decode_batch if network.caches else _decode_anew)(model, network, batch)
+        except torch.OutOfMemoryError as error:
+            halve(model, len(batch) * waiting[0].size if len(batch) > 1 else 1, error)
             continue
         del waiting[: len(batch)]
-    return [_result(model, row) for row in rows]
 
 
-def _row(model: Any, vocab_size: int, index: int, request: GenerationRequest) -> _Row:
+def _row(model: Any, vocab_size: int, index: int, request: GenerationRequest) -> Row:
     prompt = request.prompt or (model.prefix_token,)
     check_tokens(prompt, vocab_size)
     room = model.max_seq_len - request.max_new_tokens
@@ -81,7 +47,7 @@ def _row(model: Any, vocab_size: int, index: int, request: GenerationRequest) ->
         raise ValueError(f"temperature {request.temperature} and top_p {request.top_p}: expected >= 0, and in (0, 1]")
     excess = max(0, len(prompt) - room)
     model.cost.prompt_tokens += len(prompt) - excess
-    return _Row(index, request, prompt[excess:], excess, model.stop_ids | _special(model.tokenizer, request.stop))
+    return Row(index, request, prompt[excess:], excess, model.stop_ids | _special(model.tokenizer, request.stop))
 
 
 def _special(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
@@ -92,7 +58,7 @@ def _special(tokenizer: Any, stop: Sequence[str]) -> frozenset[int]:
     return frozenset(token for token, entry in added.items() if entry.special and entry.content in stop)
 
 
-def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
+def _decode_batch(model: Any, network: Network, rows: Sequence[Row]) -> None:
     """Prompts are padded on the left, so that all rows grow at the same place; positions do not count padding."""
     active = list(rows)
     for row in active:
@@ -121,7 +87,7 @@ def _decode_batch(model: Any, network: Network, rows: Sequence[_Row]) -> None:
         mask = torch.cat([mask, mask.new_ones((len(active), 1))], dim=1)
 
 
-def _decode_anew(model: Any, network: Network, rows: Sequence[_Row]) -> None:
+def _decode_anew(model: Any, network: Network, rows: Sequence[Row]) -> None:
     """Without a cache: the whole of every row for every token, padded on the right, where nothing sees the padding."""
     active = list(rows)
     for row in active:
@@ -137,75 +103,26 @@ def _decode_anew(model: Any, network: Network, rows: Sequence[_Row]) -> None:
         active = [row for row in active if not row.finish_reason]
 
 
-def _advance(model: Any, rows: Sequence[_Row], logits: torch.Tensor, *, computed: int) -> torch.Tensor:
+def _advance(model: Any, rows: Sequence[Row], logits: torch.Tensor, *, computed: int) -> torch.Tensor:
     """Choose and keep one more token of each row; ``logits`` [rows, vocabulary]. Returns the tokens [rows]."""
     model.cost.computed_tokens += computed
-    model.cost.extra["logit_positions"] = model.cost.extra.get("logit_positions", 0) + len(rows)
+    count(model.cost, logit_positions=len(rows))
     chosen = _choose(logits, rows)
     logprobs = _chosen_logprobs(logits, chosen)
     refuse_nan(logprobs)  # also when the token ends the text and would leave no trace
-    _append(model, rows, chosen.tolist(), logprobs)
+    append(model, rows, chosen.tolist(), logprobs)
     return chosen
 
 
-def _choose(logits: torch.Tensor, rows: Sequence[_Row]) -> torch.Tensor:
+def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """The next token of each row; ``logits`` [rows, vocabulary]. Each sampled row draws from its own seed."""
     chosen = logits.argmax(dim=-1)
     for number, row in enumerate(rows):
         if row.generator is not None:
-            chosen[number] = _sample(logits[number], row.request, row.generator)
+            chosen[number] = sample(logits[number], row.request, row.generator)
     return chosen
-
-
-def _sample(logits: torch.Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
-    """Nucleus sampling by the inverse of the cumulative distribution: one uniform number a token, drawn on the CPU."""
-    probabilities, tokens = torch.softmax(logits.double().cpu() / request.temperature, dim=-1).sort(descending=True)
-    cumulative = probabilities.cumsum(dim=0)
-    kept = int((cumulative - probabilities < request.top_p).sum())  # the smallest set that reaches top_p
-    drawn = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[kept - 1]
-    place = int(torch.searchsorted(cumulative[:kept].contiguous(), drawn, right=True))
-    return int(tokens[min(place, kept - 1)])
 
 
 def _chosen_logprobs(logits: torch.Tensor, chosen: torch.Tensor) -> list[float]:
     picked = logits.gather(1, chosen[:, None]).squeeze(1)
     return (picked - torch.logsumexp(logits, dim=-1)).tolist()
-
-
-def _append(model: Any, rows: Sequence[_Row], chosen: Sequence[int], logprobs: Sequence[float]) -> None:
-    for row, token, logprob in zip(rows, chosen, logprobs, strict=True):
-        model.cost.generated_tokens += 1
-        if token in row.ends:
-            row.finish_reason = "stop"
-            continue
-        row.tokens.append(token)
-        row.logprobs.append(logprob)
-        if _has_stop(model.tokenizer, row):
-            row.finish_reason = "stop"
-        elif len(row.tokens) == row.request.max_new_tokens:
-            row.finish_reason = "length"
-
-
-def _has_stop(tokenizer: Any, row: _Row) -> bool:
-    """A stop string ends in the newest token, so only the end of the text is decoded: 4 bytes a character, and some."""
-    if not row.request.stop:
-        return False
-    tail = row.tokens[-(4 * max(map(len, row.request.stop)) + 8) :]
-    end = _text(tokenizer, tail)
-    return any(stop in end for stop in row.request.stop)
-
-
-def _text(tokenizer: Any, tokens: Sequence[int]) -> str:
-    # Cleaning up spaces would change what the model wrote.
-    return tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
-def _result(model: Any, row: _Row) -> GenerationResult:
-    text = _text(model.tokenizer, row.tokens)
-    ends = [place for place in (text.find(stop) for stop in row.request.stop) if place >= 0]
-    kept = len(row.tokens)
-    if ends:
-        text = text[: min(ends)]
-        kept = next(n for n in range(kept + 1) if _text(model.tokenizer, row.tokens[:n]).startswith(text))
-    reason = row.finish_reason or "length"
-    return GenerationResult(text, tuple(row.tokens[:kept]), tuple(row.logprobs[:kept]), reason, row.truncated)

@@ -23,7 +23,7 @@ import torch
 
 from autoeval.models.adapter import with_adapter
 from autoeval.models.decoding import decode
-from autoeval.models.network import Network
+from autoeval.models.network import Network, with_fused_activations
 from autoeval.models.requests import (
     Cost,
     GenerationRequest,
@@ -35,8 +35,8 @@ from autoeval.models.scoring import score
 
 logger = logging.getLogger(__name__)
 
-# Tokens of one forward pass, padding included. On a CPU more gains nothing (measured with 33 M parameters on HellaSwag
-# and MMLU: 1024, 2048 and 4096 cost the same, longer batches pad more); on a GPU an out-of-memory error halves it.
+# Tokens of one forward pass. On a CPU more gains nothing (docs/performance.md: 1024 and 2048 cost the same, 256 and 512
+# more); fewer are taken where they would not fit the memory that is free, and an out-of-memory error halves it.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 
 
@@ -79,7 +79,7 @@ class HuggingFaceModel:
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
-        self.model: Any = model.to(self.device).eval()
+        self.model: Any = with_fused_activations(model.to(self.device).eval())
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
         self._network = Network(self.model)

@@ -8,28 +8,48 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+
+from autoeval.models.attention import Part, State, Unsupported, attending
 
 logger = logging.getLogger(__name__)
 
 HEAD_ELEMENTS = 16 * 1024 * 1024  # logits in one piece (64 MB in fp32)
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Widths in elements: the residual stream, queries, keys and values together, the widest product of a layer.
+
+    ``item``: bytes of an element, ``cache_bytes``: keys and values of one token in all layers.
+    """
+
+    hidden: int
+    attention: int
+    widest: int
+    item: int
+    cache_bytes: int
+
+
 class Network:
     """``body`` -> hidden states, ``head`` -> raw logits in fp32.
 
     Some architectures do more to logits than one matrix product (soft-capping, scaling). At construction the parts are
-    compared with the whole model on a few tokens; where they differ, ``head`` is exact by asking the whole model.
+    compared with the whole model on a few tokens; where they differ, ``head`` is exact by asking the whole model. Then
+    it is tried whether the model can walk a token trie (``shares``); where it cannot, the log says why.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.device = next(model.parameters()).device
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
+        self.projection = model.get_output_embeddings()
+        self.finish: Callable[[torch.Tensor], torch.Tensor] = _as_it_is
         self._decoder = model.get_decoder()
-        self._projection = model.get_output_embeddings()
         accepted = inspect.signature(self._decoder.forward).parameters
         self.takes_positions = "position_ids" in accepted
         self.split = self._decoder is not model and self._parts_make_the_whole()
@@ -38,6 +58,14 @@ class Network:
             logger.warning("%s keeps no key-value cache: generation computes every text anew", type(model).__name__)
         if not self.split:
             logger.info("%s: its logits are not one projection of its hidden states; all are computed", type(model))
+        self._configs = _attention_configs(self._decoder)
+        self.switches_rope = _switches_rope(model.config)
+        self.shape = _shape(model.config.get_text_config(), self.model.dtype.itemsize)
+        why = self._why_not_shared()
+        self.shares = why is None
+        if why is not None:
+            name = type(model).__name__
+            logger.warning("%s: prefixes are computed again for every request, in plain batches: %s", name, why)
 
     def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
         """``input_ids`` [batch, time], padded on the right -> [batch, time, d] for ``logits``.
@@ -47,6 +75,12 @@ class Network:
         if not self.split:
             return self.model(input_ids=input_ids, use_cache=False).logits
         return self._decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+
+    def walk(self, input_ids: torch.Tensor, positions: torch.Tensor, state: State) -> torch.Tensor:
+        """One pass over a trie: ``input_ids`` and ``positions`` [tokens], as ``state`` has been told -> [tokens, d]."""
+        with attending(self._configs, state):
+            output = self._decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
+        return output.last_hidden_state[0]
 
     def step(
         self, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
@@ -63,7 +97,7 @@ class Network:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``hidden`` [rows, d] as ``hidden()`` gave it -> raw logits [rows, vocabulary] in fp32."""
-        return (self._projection(hidden) if self.split else hidden).float()
+        return (self.finish(self.projection(hidden)) if self.split else hidden).float()
 
     def rows_at_once(self) -> int:
         """Rows whose logits are held together."""
@@ -81,7 +115,110 @@ class Network:
         probe = torch.arange(min(8, self.vocab_size), device=self.device)[None]
         whole = self.model(input_ids=probe, use_cache=False).logits.float()
         hidden = self._decoder(input_ids=probe, use_cache=False).last_hidden_state
-        if hidden.shape[-1] != getattr(self._projection, "in_features", hidden.shape[-1]):
+        if hidden.shape[-1] != getattr(self.projection, "in_features", hidden.shape[-1]):
             return False
-        parts = self._projection(hidden).float()
-        return parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-4, atol=1e-4)
+        projected = self.projection(hidden)
+        for finish in _finishes(self.model.config.get_text_config()):
+            self.finish = finish
+            parts = finish(projected).float()
+            if parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-4, atol=1e-4):
+                return True
+        return False
+
+    @torch.inference_mode()
+    def _why_not_shared(self) -> str | None:
+        """Why this model cannot walk a trie, from its configuration and from a small trie that it walks; else none."""
+        if not self.split:
+            return "its logits are not one projection of its hidden states"
+        if not self.takes_positions or not self._configs:
+            return "its layers take no positions, so tokens of several texts cannot lie in one row"
+        if self.switches_rope:
+            return "its rotary embedding depends on the length of the whole text (longrope)"
+        size = self.vocab_size
+        rows = [[one % size for one in row] for row in ((3, 1, 4, 1, 5, 9, 2), (3, 1, 4, 1, 6, 5), (3, 1, 4, 2, 7))]
+        state = State(capacity=7)
+        state.begin([Part(0, 0, 7), Part(7, 4, 2), Part(9, 3, 2)])
+        tokens = torch.tensor([*rows[0], *rows[1][4:], *rows[2][3:]], device=self.device)
+        positions = torch.tensor([*range(7), 4, 5, 3, 4], device=self.device)
+        try:
+            walked = self.walk(tokens, positions, state)
+        except (Unsupported, TypeError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+            return str(error) or type(error).__name__
+        if not state.layers or len(state.layers) != len(state.windows):
+            return "its attention is computed by itself and not by the function that its configuration names"
+        if (wanted := _windows_of(self.model.config.get_text_config(), len(state.windows))) != state.windows:
+            return f"its layers attend within {state.windows}, its configuration says {wanted}"
+        self.shape = replace(self.shape, cache_bytes=state.bytes_per_token())
+        places = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10])
+        for row, here in zip(rows, places, strict=True):
+            plain = self.hidden(torch.tensor([row], device=self.device))[0].float()
+            scale = float(plain.abs().max())
+            exact = 1e-4 if walked.dtype == torch.float32 else 5e-2
+            if not torch.allclose(walked[here].float(), plain, rtol=0, atol=exact * scale):
+                return "a small trie gave other hidden states than plain rows"
+        return None
+
+
+def _as_it_is(logits: torch.Tensor) -> torch.Tensor:
+    return logits
+
+
+def _finishes(config: Any) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """What a model may do to its projection: nothing, a scale (Granite, Cohere), a soft cap (Gemma)."""
+    found: list[Callable[[torch.Tensor], torch.Tensor]] = [_as_it_is]
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        found.append(lambda logits: logits * factor)
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        found.append(lambda logits: logits / divisor)
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        found.append(lambda logits: torch.tanh(logits / cap) * cap)
+    return found
+
+
+def _attention_configs(decoder: Any) -> list[Any]:
+    """The configurations that name the attention function of ``decoder``'s layers."""
+    found = [getattr(module, "config", None) for module in decoder.modules()]
+    named = [config for config in found if getattr(config, "_attn_implementation", None) is not None]
+    return list({id(config): config for config in named}.values())
+
+
+def _shape(config: Any, item: int) -> Shape:
+    hidden = int(config.hidden_size)
+    heads = int(getattr(config, "num_attention_heads", 1))
+    width = getattr(config, "head_dim", None) or hidden // heads
+    shared = getattr(config, "num_key_value_heads", None) or heads
+    names = ("intermediate_size", "n_inner", "ffn_dim")
+    inner = next((getattr(config, name) for name in names if getattr(config, name, None)), 4 * hidden)
+    experts = getattr(config, "num_experts_per_tok", None) or 1
+    inner = max(inner, experts * (getattr(config, "moe_intermediate_size", None) or inner))
+    layers = int(config.num_hidden_layers)
+    return Shape(hidden, (heads + 2 * shared) * width, int(inner), item, 2 * layers * shared * width * item)
+
+
+def _switches_rope(config: Any) -> bool:
+    """Whether the same token at the same place is embedded otherwise in a longer text."""
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
+    return any(kind.get("rope_type") == "longrope" for kind in kinds)
+
+
+def _windows_of(config: Any, layers: int) -> Sequence[int | None]:
+    """How far each layer looks back, by the configuration."""
+    window = getattr(config, "sliding_window", None)
+    kinds = getattr(config, "layer_types", None)
+    if kinds is None:
+        on = getattr(config, "use_sliding_window", True)
+        return [window if on else None] * layers
+    meaning = {"full_attention": None, "sliding_attention": window}
+    return [meaning.get(kind, -1) for kind in kinds]
+
+
+def with_fused_activations(model: Any) -> Any:
+    """``model`` with GPT-2's GELU (eight passes over memory in transformers) as PyTorch's, which is the same function."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if type(child) is NewGELUActivation:
+                setattr(module, name, torch.nn.GELU(approximate="tanh"))
+    return model

@@ -1,68 +1,76 @@
-"""Log-likelihoods in batches: one row per distinct input, logits only where a continuation token is predicted."""
+"""Log-likelihoods: every distinct token once, logits only where a continuation token is predicted.
+
+The inputs of all requests are one trie (``trie.Walk``), walked in passes of as many tokens as the budget has. Models
+that cannot walk a trie get plain batches, one row per distinct input.
+"""
 
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
+from autoeval.models.attention import Part, State
+from autoeval.models.memory import tokens_within
 from autoeval.models.network import Network
+from autoeval.models.projection import log_probabilities
 from autoeval.models.requests import LoglikelihoodRequest, LoglikelihoodResult
+from autoeval.models.trie import Segment, Walk, key_of
 
 logger = logging.getLogger(__name__)
 
-_Answer = tuple[list[float], list[bool]]  # log-probabilities, "was the most likely token"
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request: ``continuation`` is predicted from position ``first`` of the input on."""
+
+    index: int
+    first: int
+    continuation: tuple[int, ...]
 
 
 @dataclass
-class _Row:
-    """An input computed once, and the requests answered from it: (request, first position, continuation)."""
+class _Questions:
+    """What is asked of the tokens of the walk: ``targets`` after ``places`` (ascending), and the answers [questions]."""
 
-    tokens: tuple[int, ...]
-    asked: list[tuple[int, int, tuple[int, ...]]] = field(default_factory=list)
+    places: np.ndarray
+    targets: np.ndarray
+    logprobs: np.ndarray
+    greedy: np.ndarray
 
 
 def score(model: Any, network: Network, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodResult]:
     """Answer ``requests`` in order; ``HuggingFaceModel.loglikelihoods`` says how."""
-    rows, truncated = _plan(model, network.vocab_size, requests)
-    answers: dict[int, _Answer] = {}
-    waiting = sorted(rows, key=lambda row: len(row.tokens), reverse=True)  # the largest batch comes first
-    budget = model.batch_tokens
-    while waiting:
-        size = max(1, budget // len(waiting[0].tokens))
-        try:
-            answers.update(_score_batch(network, waiting[:size], model.cost))
-        except torch.OutOfMemoryError:
-            size = min(size, len(waiting))
-            if size == 1:
-                raise
-            budget = model.batch_tokens = max(1, size * len(waiting[0].tokens) // 2)
-            logger.warning("out of memory: going on with batches of %d tokens", budget)
-            free_memory(model.device)
-            continue
-        del waiting[:size]
-    results = []
-    for index, request in enumerate(requests):
-        logprobs, greedy = answers[index] if request.continuation else ([], [])
-        results.append(LoglikelihoodResult(tuple(logprobs), all(greedy), truncated[index]))
+    inputs, truncated = _plan(model, requests)
+    walk = Walk(list(inputs))
+    for row in walk.rows:
+        check_tokens(row, network.vocab_size)
+    asked = list(inputs.values())
+    check_tokens([token for several in asked for one in several for token in one.continuation], network.vocab_size)
+    questions, owners, slices = _questions(walk, asked)
+    (_score_walk if network.shares else _score_rows)(model, network, walk, questions)
+    count(model.cost, unique_tokens=walk.size, logit_positions=len(np.unique(questions.places)))
+    results: list[Any] = [LoglikelihoodResult((), True, cut) for cut in truncated]
+    for one, here in zip(owners, slices, strict=True):
+        values = tuple(questions.logprobs[here].tolist())
+        results[one.index] = LoglikelihoodResult(values, bool(questions.greedy[here].all()), truncated[one.index])
     return results
 
 
-def _plan(model: Any, vocab_size: int, requests: Sequence[LoglikelihoodRequest]) -> tuple[list[_Row], list[int]]:
-    """Rows with their requests, and the tokens cut from each request's context.
+def _plan(model: Any, requests: Sequence[LoglikelihoodRequest]) -> tuple[dict[bytes, list[_Asked]], list[int]]:
+    """Distinct inputs with their requests, and the tokens cut from each request's context.
 
     The input is everything but the last token, so requests that differ only there (the labels of a multiple-choice
-    question) are one row.
+    question) are one.
     """
-    rows: dict[tuple[int, ...], _Row] = {}
+    inputs: dict[bytes, list[_Asked]] = {}
     truncated = []
     for index, request in enumerate(requests):
         context = request.context or ((model.prefix_token,) if request.continuation else ())
-        check_tokens((*context, *request.continuation), vocab_size)
         excess = max(0, len(context) + len(request.continuation) - 1 - model.max_seq_len)
         if request.continuation and excess >= len(context):
             raise ValueError(
@@ -74,72 +82,131 @@ def _plan(model: Any, vocab_size: int, requests: Sequence[LoglikelihoodRequest])
         context = context[excess:]
         tokens = context + request.continuation[:-1]
         model.cost.prompt_tokens += len(tokens)
-        rows.setdefault(tokens, _Row(tokens)).asked.append((index, len(context) - 1, request.continuation))
-    return list(rows.values()), truncated
+        inputs.setdefault(key_of(tokens), []).append(_Asked(index, len(context) - 1, request.continuation))
+    return inputs, truncated
 
 
-def _score_batch(network: Network, rows: Sequence[_Row], cost: Any) -> dict[int, _Answer]:
-    length = max(len(row.tokens) for row in rows)
-    inputs = torch.zeros((len(rows), length), dtype=torch.long)
-    for number, row in enumerate(rows):
-        inputs[number, : len(row.tokens)] = torch.tensor(row.tokens)
-    positions: list[int] = []  # in the flattened batch
+def _questions(walk: Walk, asked: Sequence[Sequence[_Asked]]) -> tuple[_Questions, list[_Asked], list[np.ndarray]]:
+    """The questions in walking order, and for each request the numbers of its own."""
+    owners: list[_Asked] = []
+    places: list[np.ndarray] = []
     targets: list[int] = []
-    for number, row in enumerate(rows):
-        for _, first, continuation in row.asked:
-            positions.extend(range(number * length + first, number * length + first + len(continuation)))
-            targets.extend(continuation)
-    hidden = network.hidden(inputs.to(network.device)).flatten(0, 1)
-    logprobs, greedy = _logprobs(network, hidden, positions, targets)
+    for number, path in walk.places():
+        for one in asked[number]:
+            owners.append(one)
+            places.append(path[one.first : one.first + len(one.continuation)].copy())
+            targets.extend(one.continuation)
+    where = np.concatenate(places) if places else np.zeros(0, dtype=np.int64)
+    order = np.argsort(where, kind="stable")
+    number_of = np.empty_like(order)
+    number_of[order] = np.arange(len(order))
+    ends = np.cumsum([len(one.continuation) for one in owners])
+    slices = np.split(number_of, ends[:-1]) if owners else []
+    answers = np.zeros(len(where), dtype=np.float32), np.zeros(len(where), dtype=bool)
+    return _Questions(where[order], np.asarray(targets, dtype=np.int64)[order], *answers), owners, slices
+
+
+def _score_walk(model: Any, network: Network, walk: Walk, questions: _Questions) -> None:
+    state = State(capacity=walk.longest)
+    done, lost = 0, False
+    while done < walk.size:
+        until = min(walk.size, done + tokens_within(network, model.batch_tokens, walk.longest))
+        try:
+            if lost:  # a pass that failed has written over the path
+                for part in walk.path_to(done, model.batch_tokens):
+                    _pass(model, network, walk, [part], state)
+                lost = False
+            hidden = _pass(model, network, walk, walk.segments(done, until), state)
+            here = slice(*np.searchsorted(questions.places, [done, until]))
+            _answer(network, hidden, questions, here, questions.places[here] - done)
+        except torch.OutOfMemoryError as error:
+            halve(model, until - done, error)
+            lost = True
+            continue
+        done = until
+
+
+def _pass(model: Any, network: Network, walk: Walk, segments: Sequence[Segment], state: State) -> torch.Tensor:
+    """Compute ``segments`` -> hidden states [tokens, d]."""
+    tokens, positions = walk.tokens(segments)
+    starts = np.cumsum([0, *(segment.length for segment in segments)]).tolist()
+    state.begin([Part(at, one.depth, one.length) for at, one in zip(starts, segments, strict=False)])
+    hidden = network.walk(on(network, tokens), on(network, positions), state)
+    model.cost.computed_tokens += len(tokens)
+    return hidden
+
+
+def _score_rows(model: Any, network: Network, walk: Walk, questions: _Questions) -> None:
+    """Every row by itself, padded on the right; what several rows are asked alike is answered from one of them."""
+    waiting = sorted(range(len(walk.rows)), key=lambda number: len(walk.rows[number]), reverse=True)
+    while waiting:
+        longest = len(walk.rows[waiting[0]])
+        size = min(len(waiting), max(1, model.batch_tokens // longest))
+        if network.switches_rope:
+            size = 1
+        try:
+            _score_batch(model, network, walk, waiting[:size], questions)
+        except torch.OutOfMemoryError as error:
+            halve(model, size * longest if size > 1 else 1, error)
+            continue
+        del waiting[:size]
+
+
+def _score_batch(model: Any, network: Network, walk: Walk, numbers: Sequence[int], questions: _Questions) -> None:
+    length = max(len(walk.rows[number]) for number in numbers)
+    inputs = np.zeros((len(numbers), length), dtype=np.int64)
+    for line, number in enumerate(numbers):
+        inputs[line, : len(walk.rows[number])] = walk.rows[number]
+    hidden = network.hidden(on(network, inputs)).flatten(0, 1)
+    model.cost.computed_tokens += inputs.size
+    for line, number in enumerate(numbers):
+        first, last = walk.starts[number : number + 2]
+        here = slice(*np.searchsorted(questions.places, [first, last]))
+        _answer(network, hidden, questions, here, questions.places[here] - first + walk.shared[number] + line * length)
+
+
+def _answer(network: Network, hidden: torch.Tensor, questions: _Questions, here: slice, rows: np.ndarray) -> None:
+    """Answer ``questions[here]`` from ``rows`` (ascending) of ``hidden`` [tokens, d]."""
+    if not len(rows):
+        return
+    unique, inverse = np.unique(rows, return_inverse=True)
+    wanted = hidden if len(unique) == len(hidden) else hidden[on(network, unique)]
+    found = log_probabilities(network, wanted, on(network, inverse), on(network, questions.targets[here]))
+    logprobs, greedy = (values.cpu().numpy() for values in found)
     refuse_nan(logprobs)
-    cost.computed_tokens += inputs.numel()
-    cost.extra["logit_positions"] = cost.extra.get("logit_positions", 0) + len(set(positions))
-    answers = {}
-    start = 0
-    for row in rows:
-        for index, _, continuation in row.asked:
-            end = start + len(continuation)
-            answers[index] = (logprobs[start:end], greedy[start:end])
-            start = end
-    return answers
+    questions.logprobs[here], questions.greedy[here] = logprobs, greedy
 
 
-def _logprobs(
-    network: Network, hidden: torch.Tensor, positions: Sequence[int], targets: Sequence[int]
-) -> tuple[list[float], list[bool]]:
-    """log p(target) after each position of ``hidden`` [batch * time, d], and whether no token is more likely.
-
-    A position that several requests ask for is projected once.
-    """
-    device = hidden.device
-    unique, inverse = torch.unique(torch.tensor(positions, device=device), return_inverse=True)
-    wanted = torch.tensor(targets, device=device)
-    order = torch.argsort(inverse, stable=True)
-    logprobs = torch.empty(len(positions), device=device)
-    greedy = torch.empty(len(positions), dtype=torch.bool, device=device)
-    chunk = network.rows_at_once()
-    sorted_inverse = inverse[order].contiguous()
-    for start in range(0, len(unique), chunk):
-        logits = network.logits(hidden[unique[start : start + chunk]])
-        bounds = torch.searchsorted(sorted_inverse, torch.tensor([start, start + chunk], device=device)).tolist()
-        which = order[bounds[0] : bounds[1]]
-        rows = inverse[which] - start
-        picked = logits[rows, wanted[which]]
-        logprobs[which] = picked - torch.logsumexp(logits, dim=-1)[rows]
-        greedy[which] = logits.argmax(dim=-1)[rows] == wanted[which]
-    return logprobs.tolist(), greedy.tolist()
+def on(network: Network, values: np.ndarray) -> torch.Tensor:
+    """``values`` on the model's device."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(network.device, non_blocking=True)
 
 
-def check_tokens(tokens: Sequence[int], vocab_size: int) -> None:
+def halve(model: Any, tokens: int, error: torch.OutOfMemoryError) -> None:
+    """After running out of memory with ``tokens`` in one pass. Raises ``error`` when that was one token."""
+    if tokens <= 1:
+        raise error
+    model.batch_tokens = max(1, tokens // 2)
+    logger.warning("out of memory: going on with batches of %d tokens", model.batch_tokens)
+    free_memory(model.device)
+
+
+def count(cost: Any, **counted: float) -> None:
+    for name, value in counted.items():
+        cost.extra[name] = cost.extra.get(name, 0) + value
+
+
+def check_tokens(tokens: Any, vocab_size: int) -> None:
     """Refuse ids outside the embedding: on a GPU they end the whole process."""
-    if tokens and not (min(tokens) >= 0 and max(tokens) < vocab_size):
-        wrong = next(token for token in tokens if not 0 <= token < vocab_size)
+    ids = np.asarray(tokens, dtype=np.int64)
+    if ids.size and not (ids.min() >= 0 and ids.max() < vocab_size):
+        wrong = int(ids[(ids < 0) | (ids >= vocab_size)][0])
         raise ValueError(f"token id {wrong} is outside the model's vocabulary of {vocab_size}; is it its tokenizer?")
 
 
-def refuse_nan(logprobs: Sequence[float]) -> None:
+def refuse_nan(logprobs: Any) -> None:
     """A broken model has no score: NaN would otherwise rank somewhere, or end a text."""
-    if any(map(math.isnan, logprobs)):
+    if np.isnan(logprobs).any():
         raise ValueError("the model's log-probabilities are not a number: its weights are broken")
 
 

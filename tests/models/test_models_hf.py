@@ -60,10 +60,10 @@ def test_loglikelihoods_equal_a_straight_recomputation(model: HuggingFaceModel) 
 
 
 def test_loglikelihoods_do_not_depend_on_the_batch(directory: Path, model: HuggingFaceModel) -> None:
-    requests = some_requests(len(model.tokenizer), model.max_seq_len)
-    alone = HuggingFaceModel(directory, device="cpu", batch_tokens=1)
+    requests = some_requests(len(model.tokenizer), model.max_seq_len, count=20)
+    alone = HuggingFaceModel(directory, device="cpu")
     expected = [alone.loglikelihoods([request])[0] for request in requests]
-    for budget in (1, 200, 100_000):
+    for budget in (16, 200, 100_000):
         model.batch_tokens = budget
         for one, other in zip(expected, model.loglikelihoods(requests), strict=True):
             assert list(one.token_logprobs) == pytest.approx(list(other.token_logprobs), abs=1e-4)
@@ -124,7 +124,7 @@ def test_greedy_generation_is_that_of_transformers_row_by_row(model: HuggingFace
         GenerationRequest(tuple(draw.randrange(2, 290) for _ in range(draw.randrange(1, 40))), draw.randrange(1, 30))
         for _ in range(24)
     ]
-    for budget in (1, 300, 100_000):
+    for budget in (5, 300, 100_000):
         model.batch_tokens = budget
         for request, result in zip(requests, model.generate(requests), strict=True):
             assert list(result.tokens) == hugging_face_greedy(model, request.prompt, request.max_new_tokens)

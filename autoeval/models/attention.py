@@ -1,0 +1,255 @@
+"""Attention over the path of a token trie, and over the texts of a batch that grow by one token each.
+
+All tokens of one forward pass lie in one row, without padding: for every layer but attention it does not matter what
+belongs together. Transformers calls the attention function that the configuration names; while a ``State`` is in
+charge (``attending``) it is ``_attend`` here, which knows the segments. A segment sees the path above it and itself,
+so no work is done on what is masked out, but for the triangle of a segment itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+NAME = "autoeval_path"
+
+# What models hand to their attention function and what changes nothing here.
+_HARMLESS = {
+    "dropout",
+    "is_causal",
+    "position_ids",
+    "position_embeddings",
+    "cache_position",
+    "use_cache",
+    "past_key_values",
+    "return_dict",
+    "output_attentions",
+    "output_hidden_states",
+    "output_router_logits",
+    "num_items_in_batch",
+    "layer_idx",
+}
+
+
+class Unsupported(ValueError):
+    """An attention that this module does not compute (sinks, biases, masks of its own)."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """``length`` tokens of a pass from ``start`` on, at positions ``depth`` and following of the path.
+
+    ``slots``: where the path is kept once they are computed, at the end of a prompt: (room, number).
+    """
+
+    start: int
+    depth: int
+    length: int
+    slots: tuple[tuple[int, int], ...] = ()
+
+
+_Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
+
+
+@dataclass
+class _Layer:
+    """Keys and values of one layer: ``path`` [1, heads, time, d], and by room ``slots`` [slots, heads, room, d]."""
+
+    path: _Pair
+    slots: dict[int, _Pair]
+
+
+@dataclass
+class State:
+    """Keys and values of all layers, and what the current pass consists of.
+
+    ``capacity``: tokens of the longest path. ``slots``: how many texts of at most so many tokens grow at once, by that
+    room (empty where only scores are asked).
+    """
+
+    capacity: int
+    slots: dict[int, int] = field(default_factory=dict)
+    layers: dict[int, _Layer] = field(default_factory=dict)
+    windows: list[int | None] = field(default_factory=list)  # of the layers, in the order of their first call
+    parts: Sequence[Part] = ()
+    growing: Sequence[tuple[int, torch.Tensor]] = ()
+    _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+
+    def begin(self, parts: Sequence[Part], growing: Sequence[tuple[int, torch.Tensor]] = ()) -> None:
+        """Say what the next pass computes: ``parts``, then one token for each of the first texts of each room.
+
+        ``growing``: (room, lengths of the texts without their newest token [texts]).
+        """
+        self.parts, self.growing = parts, growing
+        self._masks = {}
+
+    def move(self, room: int, source: int, target: int, length: int) -> None:
+        """The text of ``length`` tokens in slot ``source`` is from now on in ``target``."""
+        for layer in self.layers.values():
+            for values in layer.slots[room]:
+                values[target, :, :length] = values[source, :, :length]
+
+    def bytes_per_token(self) -> int:
+        """Of keys and values, in all layers."""
+        both = [values for layer in self.layers.values() for values in layer.path]
+        return sum(values.shape[1] * values.shape[3] * values.element_size() for values in both)
+
+    def attend(
+        self,
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """``query`` [1, heads, tokens, d], ``key`` and ``value`` [1, key heads, tokens, d] -> [1, tokens, heads, d]."""
+        layer = self._layer(module, key, value, window)
+        output = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
+        for number, part in enumerate(self.parts):
+            here, end = slice(part.start, part.start + part.length), part.depth + part.length
+            for path, new in zip(layer.path, (key, value), strict=True):
+                path[:, :, part.depth : end] = new[:, :, here]
+            low = 0 if window is None else max(0, part.depth - window + 1)
+            groups = query.shape[1] // key.shape[1]
+            mask = self._triangle(number, part.depth - low, part.length, window, groups, query.device)
+            keys, values = (path[:, :, low:end] for path in layer.path)
+            seen = _attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
+            output[:, here] = seen.transpose(1, 2)
+            for room, slot in part.slots:
+                for kept, path in zip(layer.slots[room], layer.path, strict=True):
+                    kept[slot, :, :end] = path[0, :, :end]
+        start = sum(part.length for part in self.parts)
+        for room, lengths in self.growing:
+            here, start = slice(start, start + len(lengths)), start + len(lengths)
+            query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
+            for kept, new in zip(layer.slots[room], (key_, value_), strict=True):
+                kept[torch.arange(len(lengths), device=kept.device), :, lengths] = new[:, :, 0]
+            mask = self._grown(room, lengths, window)
+            keys, values = (kept[: len(lengths), :, : mask.shape[-1]] for kept in layer.slots[room])
+            output[0, here] = _attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
+        return output
+
+    def _grown(self, room: int, lengths: torch.Tensor, window: int | None) -> torch.Tensor:
+        """What the newest token of each text sees: [texts, 1, 1, longest]."""
+        mask = self._masks.get((room, window))
+        if mask is None:
+            places = torch.arange(int(lengths.max()) + 1, device=lengths.device)[None]
+            mask = places <= lengths[:, None]
+            if window is not None:
+                mask &= places > lengths[:, None] - window
+            mask = self._masks[room, window] = mask[:, None, None]
+        return mask
+
+    def _layer(self, module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None) -> _Layer:
+        layer = self.layers.get(id(module))
+        if layer is None:
+
+            def space(like: torch.Tensor, count: int, time: int) -> torch.Tensor:
+                # Zeros: what is masked out is multiplied by 0, and 0 times an uninitialised NaN is NaN.
+                return like.new_zeros((count, like.shape[1], time, like.shape[3]))
+
+            path = (space(key, 1, self.capacity), space(value, 1, self.capacity))
+            slots = {room: (space(key, many, room), space(value, many, room)) for room, many in self.slots.items()}
+            layer = self.layers[id(module)] = _Layer(path, slots)
+            self.windows.append(window)
+        return layer
+
+    def _triangle(
+        self, number: int, above: int, length: int, window: int | None, groups: int, device: torch.device
+    ) -> torch.Tensor | None:
+        """Which of ``above`` + ``length`` tokens each of the last ``length`` sees; none where all, or just causal."""
+        if window is not None and above + length <= window:
+            window = None
+        if window is None and (length == 1 or (above == 0 and groups == 1)):
+            return None
+        mask = self._masks.get((-1 - number, window))
+        if mask is None:
+            shape = (length, above + length)
+            mask = torch.ones(shape, dtype=torch.bool, device=device).tril(above)
+            if window is not None:
+                mask = mask.triu(above - window + 1)
+            mask = self._masks[-1 - number, window] = mask.repeat(groups, 1)
+        return mask
+
+
+def _attention(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    *,
+    causal: bool = False,
+) -> torch.Tensor:
+    """``query`` [batch, heads, n, d] on ``key`` [batch, key heads, time, d]; the heads that share a key lie side by side.
+
+    Instead of repeating keys, the queries of one key head are stacked: ``mask`` has them so.
+    """
+    batch, heads, length, width = query.shape
+    groups = heads // key.shape[1]
+    if groups > 1:
+        query = query.reshape(batch, key.shape[1], groups * length, width)
+    causal = causal and mask is None and length > 1
+    if softcap is None:
+        seen = functional.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=scaling
+        )
+    else:
+        scores = torch.matmul(query, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
+        scores = torch.tanh(scores / softcap) * softcap
+        if causal:
+            mask = torch.ones((length, length), dtype=torch.bool, device=query.device).tril()
+        if mask is not None:
+            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
+        seen = torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype), value)
+    return seen.reshape(batch, heads, length, value.shape[3])
+
+
+_STATE: ContextVar[State | None] = ContextVar("autoeval_attention_state", default=None)
+
+
+def _attend(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: Any = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **others: Any,
+) -> tuple[torch.Tensor, None]:
+    """The attention function that transformers calls."""
+    state = _STATE.get()
+    strange = sorted(name for name, given in others.items() if given is not None and name not in _HARMLESS)
+    if state is None or attention_mask is not None or strange or query.shape[0] != 1:
+        raise Unsupported(f"its attention has {', '.join(strange) or 'a mask of its own'}")
+    return state.attend(module, query, key, value, scaling, sliding_window, softcap), None
+
+
+@contextmanager
+def attending(configs: Sequence[Any], state: State) -> Iterator[None]:
+    """Within it the models of ``configs`` attend as ``state`` says; afterwards as before."""
+    from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+    if NAME not in ALL_ATTENTION_FUNCTIONS:
+        ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
+    before = [config._attn_implementation for config in configs]
+    token = _STATE.set(state)
+    try:
+        for config in configs:
+            config._attn_implementation = NAME
+        yield
+    finally:
+        for config, name in zip(configs, before, strict=True):
+            config._attn_implementation = name
+        _STATE.reset(token)

@@ -1,0 +1,57 @@
+"""What passes and caches take, predicted from the model's shapes, and what may be taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+
+from autoeval.models.network import Network
+from autoeval.models.projection import ROWS, TILE
+
+SLACK = 8 * 1024 * 1024  # buffers of the libraries
+SHARE = {"cpu": 0.25, "cuda": 0.8}  # of the memory that is free; a CPU's is also other programs'
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that may be taken on ``device``."""
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    else:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable")) * 1024
+    return int(free * SHARE.get(device.type, SHARE["cpu"]))
+
+
+def pass_bytes(network: Network, tokens: int, longest: int) -> int:
+    """The most that a pass of ``tokens`` tokens over paths of ``longest`` takes, beside weights and slots.
+
+    Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
+    rotation, the products of a gated feed-forward; afterwards one tile of logits, as stored and in fp32. Meant to be a
+    little too much: docs/performance.md has it beside what was measured.
+    """
+    shape = network.shape
+    layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest
+    device = network.device.type
+    rows = min(tokens, ROWS.get(device, ROWS["cpu"]))
+    tile = rows * min(network.vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
+    mask = min(tokens, longest) * longest
+    return SLACK + tokens * (layer * shape.item + 16) + max(mask, tile) + longest * shape.cache_bytes
+
+
+def tokens_within(network: Network, asked: int, longest: int) -> int:
+    """At most ``asked`` tokens a pass, halved until what is predicted is free."""
+    limit = free_bytes(network.device)
+    while asked > 1 and pass_bytes(network, asked, longest) > limit:
+        asked //= 2
+    return asked
+
+
+def slots_within(network: Network, rooms: Mapping[int, int], most: int) -> int:
+    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many."""
+    limit = free_bytes(network.device) // 2
+    while most > 1 and network.shape.cache_bytes * sum(r * min(n, most) for r, n in rooms.items()) > limit:
+        most //= 2
+    return most
