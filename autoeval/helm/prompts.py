@@ -76,7 +76,7 @@ class PromptStore:
 
     def load(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> list[RequestState] | None:
         """The kept states with the model of ``spec`` filled in; ``None`` when there are none for just this run."""
-        path = self._path(spec, window, tokenizer)
+        path = self._path(spec, scenario, window, tokenizer)
         if path is None or not path.is_file():
             return None
         try:
@@ -92,11 +92,11 @@ class PromptStore:
         ]
 
     def store(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any, states: list[RequestState]) -> None:
-        path = self._path(spec, window, tokenizer)
+        path = self._path(spec, scenario, window, tokenizer)
         if path is not None and not any(state.request.multimodal_prompt for state in states):
             write_atomic(path, self._stamp(spec, scenario) + "\n" + to_json_single_line(states))
 
-    def _path(self, spec: RunSpec, window: int, tokenizer: Any) -> Path | None:
+    def _path(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> Path | None:
         fingerprint = self._fingerprint(tokenizer)
         if fingerprint is None:
             return None
@@ -111,7 +111,7 @@ class PromptStore:
             "helm": helm_version(),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
-        return self.output_path / "prompts" / f"{spec.name.split(':')[0]}-{digest}.json"
+        return self.output_path / "prompts" / f"{scenario.name}-{digest}.json"
 
     def _fingerprint(self, tokenizer: Any) -> str | None:
         """A hash of the tokenizer itself; ``None`` for one without a serialized form (its prompts are not kept)."""

@@ -146,6 +146,7 @@ def _run_entry(
         specs = run_entries_to_run_specs(
             [RunEntry(description=with_model(entry, name), priority=1, groups=None)],
             max_eval_instances=task.eval_instances,
+            num_train_trials=task.num_train_trials,
         )
     if not specs:
         raise HelmResultError(f"HELM makes no run of {entry!r}")
