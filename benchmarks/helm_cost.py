@@ -1,6 +1,6 @@
 """What HELM costs: its own command line beside our path, in CPU seconds of whole processes, and of a second checkpoint.
 
-    OMP_NUM_THREADS=1 python benchmarks/helm.py --data ../shared/data [--instances 100] [mmlu hellaswag …]
+    OMP_NUM_THREADS=1 python benchmarks/helm_cost.py --data ../shared/data [--instances 100] [mmlu hellaswag …]
 
 A random GPT-2 (6 layers, width 384, GPT-2's vocabulary, fp32, CPU) answers the same instances in both. "ours" loads HELM
 and the model too; "second" is what the next checkpoint costs in the same process, its model's work included and its
