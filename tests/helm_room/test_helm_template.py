@@ -111,6 +111,11 @@ def make_civil_comments(scenarios: Path) -> None:
             writer.writerow([i, i, split, f"A comment of somebody, {i}.", float(i % 2), *([1.0] * len(groups))])
 
 
+def put_raft_settings(scenarios: Path, subsets: list[str]) -> None:
+    lines = [{name: ["Sentence"] for name in subsets}, dict.fromkeys(subsets, "Decide.")]
+    put(scenarios / "raft" / "prompt_construction_settings.json", "\n".join(map(json.dumps, lines)))
+
+
 MAKERS: dict[str, Callable[[Path], None]] = {
     "openbookqa": make_openbookqa, "imdb": make_imdb, "quac": make_quac, "natural_qa_closedbook": make_natural_qa,
     "natural_qa_openbook_longans": make_natural_qa, "civil_comments": make_civil_comments,
@@ -126,10 +131,7 @@ def test_every_entry_of_the_template_is_a_run_that_helm_knows(
     from helm.benchmark.run import run_entries_to_run_specs
     from helm.benchmark.runner import get_benchmark_output_path, set_benchmark_output_path
 
-    raft = {
-        entry.partition("=")[2]: {"instructions": "Task.\nDecide.", "field_ordering": ["T"]} for entry in tasks["raft"].entries
-    }
-    put(tmp_path / "scenarios" / "raft" / "prompt_construction_settings.json", json.dumps(raft))
+    put_raft_settings(tmp_path / "scenarios", [entry.partition("=")[2] for entry in tasks["raft"].entries])
     before = get_benchmark_output_path()
     set_benchmark_output_path(str(tmp_path))
     try:
@@ -160,10 +162,7 @@ def test_a_scenario_of_the_template_is_evaluated(
         entries = ("mmlu:subject=anatomy,method=multiple_choice_joint",) if name == "mmlu" else entries
     elif name == "raft":  # as helm-run --cache-instances leaves it
         entries = ("raft:subset=overruling",)
-        put(
-            scenarios / "raft" / "prompt_construction_settings.json",
-            json.dumps({"overruling": {"instructions": "Task.\nDecide.", "field_ordering": ["Sentence"]}}),
-        )
+        put_raft_settings(scenarios, ["overruling"])
         instances = [
             {
                 "input": {"text": f"Sentence: the court said {i}"},
