@@ -229,7 +229,9 @@ def show_status(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
             if row.error:
                 errors.append(f"iteration {row.iteration}: {row.error}")
             errors += [
-                f"iteration {row.iteration}, {t.task}: {t.error} (log: {t.log})" for t in states.values() if t.error
+                f"iteration {row.iteration}, {t.task}: {t.error}" + (f" (log: {t.log})" if t.log else "")
+                for t in states.values()
+                if t.error and t.error != row.error
             ]
         print(tabulate(table, headers=["iteration", "state", *names]))
         for error in errors:

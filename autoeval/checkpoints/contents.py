@@ -27,7 +27,8 @@ MAX_PICKLE_BYTES = 512 * 2**20  # data.pkl has names and arguments, no tensors: 
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 # All ranks of one save end together; a longer pause between two files means that they are of two saves.
 PAUSE_SECONDS = 300.0
-RANK_FILE = "model_optim_rng.pt"
+# The second is of the first distributed optimizer (2022), which was saved in directories of its own.
+RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before 1.6
 _MODEL_KEY = re.compile(r"model\d*\.")
 
@@ -103,13 +104,14 @@ def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
 
 def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
     """All rank files that the saved arguments imply, each a whole zip, all of one save."""
-    present = [name for name in sizes if name.endswith(f"/{RANK_FILE}")]
+    present = [name for name in sizes if name.rpartition("/")[2] in RANK_FILES]
     if not present:
-        raise MissingError(f"no mp_rank_*/{RANK_FILE} yet")
+        raise MissingError(f"no mp_rank_*/{RANK_FILES[0]} yet")
     newest = max(present, key=lambda name: (sizes[name][1], name))
     size, mtime_ns = sizes[newest]
     tensor, pipeline, expert, expert_tensor = _parallelism(directory / newest, size, mtime_ns)
-    expected = _rank_files(tensor, pipeline, expert, expert_tensor)
+    ranks = _rank_directories(tensor, pipeline, expert, expert_tensor)
+    expected = [f"{rank}/{newest.rpartition('/')[2]}" for rank in ranks]
     for name in expected:
         if name not in sizes:
             raise MissingError(f"{name} is missing (TP {tensor}, PP {pipeline}, EP {expert})")
@@ -197,17 +199,14 @@ def _check_integrity(directory: Path, sizes: Sizes) -> None:
             raise NotWholeError(f"{name} is not the file whose SHA-256 integrity.json has")
 
 
-def _rank_files(tensor: int, pipeline: int, expert: int, expert_tensor: int) -> list[str]:
+def _rank_directories(tensor: int, pipeline: int, expert: int, expert_tensor: int) -> list[str]:
     """Megatron's names: the pipeline and expert ranks appear only where there are several.
 
     Experts split by another number than the rest go round the tensor-parallel ranks: then not every pair is written.
     """
     pairs = {(r % tensor, r // expert_tensor % expert) for r in range(max(tensor, expert_tensor * expert))}
     return [
-        f"mp_rank_{t:02d}"
-        + (f"_{p:03d}" if pipeline > 1 else "")
-        + (f"_{e:03d}" if expert > 1 else "")
-        + f"/{RANK_FILE}"
+        f"mp_rank_{t:02d}" + (f"_{p:03d}" if pipeline > 1 else "") + (f"_{e:03d}" if expert > 1 else "")
         for t, e in sorted(pairs)
         for p in range(pipeline)
     ]

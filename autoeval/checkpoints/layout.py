@@ -27,7 +27,7 @@ _DCP_WEIGHTS = re.compile(r"\.metadata|metadata\.json|common\.pt|integrity\.json
 _WEIGHTS = {
     "torch_dist": _DCP_WEIGHTS,
     "fsdp_dtensor": _DCP_WEIGHTS,
-    "torch": re.compile(r"mp_rank_[\d_]+/model_optim_rng\.pt"),
+    "torch": re.compile(r"mp_rank_[\d_]+/model_(optim_)?rng\.pt"),
     "huggingface": re.compile(r"config\.json|[^/]*\.index\.json|[^/]*\.safetensors|pytorch_model[^/]*\.bin"),
 }
 

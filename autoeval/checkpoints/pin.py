@@ -22,7 +22,7 @@ _GONE = {errno.ENOENT, errno.ESTALE}
 # What no conversion reads: holding it would cost as much again as the model, or twice, after retention deleted it. The
 # shards of a distributed checkpoint can't be told apart so: any of them may hold any tensor.
 _NEVER_READ = re.compile(
-    r"(distrib_optim|layer_wise_optimizer_\w+|train_dataloader\w*|optimizer\w*|scheduler\w*|scaler\w*)\.(pt|bin)"
+    r"(distrib_optim|layer_wise_optimizer_\w+|train_dataloader\w*|optim(izer\w*)?|scheduler\w*|scaler\w*)\.(pt|bin)"
     r"|(rng_state|random_states)\w*\.(pth|pkl)"
 )
 _READ_DIRECTORY = re.compile(f"{RANK_DIRECTORY.pattern}|tokenizer")

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from autoeval.convert import Receipt
     from autoeval.convert.writer import Progress
 
-TRACKER = "latest_checkpointed_iteration.txt"
-
 
 class Terminated(BaseException):
     """SIGTERM, as an exception: what was begun is taken back on the way out."""
@@ -30,6 +28,9 @@ class Terminated(BaseException):
 def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault(
+        "THP_MEM_ALLOC_ENABLE", "1"
+    )  # huge pages for torch's buffers: fewer page faults while reading
     signal.signal(signal.SIGTERM, _terminate)
     from autoeval.convert import ConversionError
 
@@ -93,7 +94,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("checkpoint_dir", type=Path, metavar="CHECKPOINT_DIR", help="the save directory, or an iter_… in it")
     add("output_dir", type=Path, metavar="OUTPUT_DIR")
-    add("--iteration", type=int, metavar="N", help="default: the one that the tracker file names")
+    add("--iteration", type=_iteration, metavar="N", help="default: the one that the tracker file names")
     add("--dtype", default="auto", choices=["auto", "float32", "bfloat16", "float16"])
     add(
         "--tokenizer",
@@ -108,9 +109,20 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     if (options.expected_loss is None) != (options.held_out_text is None):
         parser.error("--expected-loss and --held-out-text go together")
+    if text := options.held_out_text:  # it is read when all is converted: too late to be told
+        if not text.is_file():
+            parser.error(f"--held-out-text {text}: there is no such file")
+        if text.suffix != ".npy" and not options.tokenizer:
+            parser.error(f"--held-out-text {text}: a text needs --tokenizer; token ids can be given as a .npy file")
     if options.loss_tolerance is not None and options.expected_loss is None:
         parser.error("--loss-tolerance needs --expected-loss")
     return options
+
+
+def _iteration(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text!r}: expected an iteration, a number of at least 0")
+    return int(text)
 
 
 def _size(text: str) -> int:
@@ -122,24 +134,24 @@ def _size(text: str) -> int:
 
 def _iteration_directory(directory: Path, iteration: int | None) -> Path:
     """``directory`` itself when it is one iteration's, otherwise the one asked for or named by the tracker."""
+    from autoeval.checkpoints.layout import TRACKER, iteration_of, look_at_tracker
     from autoeval.convert import ConversionError
+    from autoeval.convert.source import is_checkpoint
 
-    if re.fullmatch(r"iter_\d+|release", directory.name) and not (directory / TRACKER).exists():
-        if iteration is not None and directory.name != f"iter_{iteration:07d}":
+    if not directory.is_dir():
+        raise ConversionError(f"{directory}: there is no such directory")
+    if is_checkpoint(directory) or iteration_of(directory.name) is not None:
+        if iteration is not None and directory.resolve().name != f"iter_{iteration:07d}":
             raise ConversionError(f"{directory}: is not iteration {iteration}")
         return directory
     if iteration is None:
-        try:
-            text = (directory / TRACKER).read_text(encoding="utf-8").strip()
-        except OSError as error:
-            raise ConversionError(
-                f"{directory / TRACKER}: {error.strerror}; give --iteration or an iter_ dir"
-            ) from error
-        if text == "release":
+        tracker = look_at_tracker(directory)
+        if tracker.value is None:
+            why = tracker.problem or f"{directory / TRACKER} is not there"
+            raise ConversionError(f"{why}; give --iteration or an iter_ directory")
+        if tracker.value == "release":
             return directory / "release"
-        if not text.isdigit():
-            raise ConversionError(f"{directory / TRACKER}: holds {text!r}, expected an iteration; give --iteration")
-        iteration = int(text)
+        iteration = tracker.value
     return directory / f"iter_{iteration:07d}"
 
 

@@ -52,6 +52,8 @@ def convert(
     with Workplace(output) as place:
         if made := _made_before(source, output, before, tokenizer, dtype):
             return check(output, expected_loss=expected_loss, verify=verify and made.verified is None)
+        if output.exists() and not output.is_dir():
+            raise OutputError(f"{output}: is not a directory")
         if output.exists() and any(output.iterdir()) and not (output / "config.json").is_file():
             raise ConversionError(f"{output}: exists and is not a model directory; it is left alone")
         here = place.directory

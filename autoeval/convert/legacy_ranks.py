@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autoeval.checkpoints.contents import RANK_FILES
 from autoeval.convert.errors import ConversionError
 from autoeval.convert.safe_load import inside
 
-_FILES = ("model_optim_rng.pt", "model_rng.pt")
 _MAX_RANKS = 65536
 
 
@@ -77,11 +77,14 @@ def first_rank_file(path: Path) -> Path:
 
 
 def rank_file(path: Path, rank: str) -> Path:
-    return inside(path, f"{rank}/{_find(path, rank) or _FILES[0]}")
+    return inside(path, f"{rank}/{_find(path, rank) or RANK_FILES[0]}")
 
 
 def _find(path: Path, rank: str) -> str | None:
-    return next((name for name in _FILES if (path / rank / name).is_file()), None)
+    found = [name for name in RANK_FILES if (path / rank / name).is_file()]
+    if len(found) > 1:
+        raise ConversionError(f"{path / rank}: holds {' and '.join(found)}: remove the one that is of an older save")
+    return next(iter(found), None)
 
 
 def _degree(args: argparse.Namespace, where: str, *names: str, default: int = 1) -> int:

@@ -60,6 +60,8 @@ def check_dtype(dtype: str) -> None:
 
 
 def fingerprint_of(source: Path) -> str:
+    if not source.is_dir():
+        raise SourceChanged(f"{source}: there is no such directory")
     try:
         return fingerprint(source)
     except OSError as error:

@@ -32,6 +32,9 @@ _PLAIN_PROVIDER = re.compile(
     r"(GPT|MLA|Llama(2|3|31|32)?|CodeLlama|Qwen(2|25|3|3MoE)|Mistral(Small3)?|Mixtral|DeepSeek(V2|V2Lite|V3)?|Moonlight"
     r"|KimiK2|Nemotron[34]?)(Model)?Provider[0-9A-Z_]*"
 )
+# What Llama 3.1 is scaled by beside its factor. Bridge before 0.3 did it itself, under these names and "scale_factor"; since
+# then megatron-core does, with these very numbers.
+_SCALING = {"low_freq_factor": 1, "high_freq_factor": 4, "old_context_len": 8192}
 # (activation function, gated) -> the argument that means it; None is the default, gelu.
 _ACTIVATIONS = {
     ("silu", True): "swiglu",
@@ -96,7 +99,16 @@ def _arguments(model: dict[str, Any], vocabulary: int, path: Path) -> dict[str, 
         "use_legacy_models": False,
         **({activation: True} if activation else {}),
         **({"heterogeneous_layers_config_path": str(path)} if model.get("heterogeneous_block_specs") else {}),
+        **_older_rope_scaling(model, path),
     }
+
+
+def _older_rope_scaling(model: dict[str, Any], path: Path) -> dict[str, Any]:
+    if not model.keys() & _SCALING.keys():
+        return {}
+    if differ := [f"{name}={model.get(name)!r}" for name, number in _SCALING.items() if model.get(name) != number]:
+        raise ConversionError(f"{path}: model.{', '.join(differ)}: expected the rope scaling of Llama 3.1, {_SCALING}")
+    return {"use_rope_scaling": True, "rope_scaling_factor": model.get("scale_factor")}
 
 
 def _activation(model: dict[str, Any], path: Path) -> str | None:

@@ -55,6 +55,11 @@ class LastRead:
         raise NotImplementedError
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Whether ``path`` looks like one iteration's directory, whatever it is called."""
+    return any((path / mark).is_file() for mark in ("metadata.json", ".metadata")) or any(path.glob("mp_rank_*"))
+
+
 def open_source(path: Path) -> Source:
     """Open one iteration's directory, deciding its layout as Megatron itself does (``_get_checkpoint_format``)."""
     if not path.is_dir():

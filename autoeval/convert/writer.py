@@ -252,8 +252,15 @@ def _read_all(shard: Sequence[Planned], dtype: str) -> Iterator[tuple[str, memor
 
 
 def _ahead(items: Iterator[Any], count: int) -> Generator[Any, None, None]:
-    """The items, made by one other thread that is at most ``count`` ahead."""
-    with ThreadPoolExecutor(1) as pool:
+    """The items, made by one other thread that is at most ``count`` ahead.
+
+    It uses no further threads of PyTorch's: the pieces are small, and waiting for one another on a machine that trains
+    or evaluates beside this cost up to four times the conversion (benchmarks/convert.py).
+    """
+    import torch
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(1,)) as pool:
         pending = deque(pool.submit(next, items, _END) for _ in range(count))
         try:
             while (item := pending.popleft().result()) is not _END:
@@ -261,6 +268,7 @@ def _ahead(items: Iterator[Any], count: int) -> Generator[Any, None, None]:
                 yield item
         finally:
             pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(threads)  # for threads to come
 
 
 def _stored(directory: Path, files: Sequence[str]) -> Iterator[tuple[Path, str, Tensor]]:

@@ -15,6 +15,25 @@ Splits = dict[str, list[Row]]
 # M3KE's files are named subject-area-level; this many subjects make the whole benchmark.
 M3KE_SUBJECTS = 71
 
+# OpenCompass's names of TNEWS's classes, in its order.
+TNEWS_LABELS = {
+    "news_agriculture": "农业新闻",
+    "news_travel": "旅游新闻",
+    "news_game": "游戏新闻",
+    "news_tech": "科技类别公司新闻",
+    "news_sports": "体育类别新闻",
+    "news_edu": "初升高教育新闻",
+    "news_entertainment": "娱乐圈新闻",
+    "news_finance": "投资资讯",
+    "news_military": "军事类别常识",
+    "news_car": "车辆新闻",
+    "news_house": "楼市新闻",
+    "news_world": "环球不含中国类别新闻",
+    "news_culture": "书籍文化历史类别新闻",
+    "news_story": "故事类别新闻",
+    "news_stock": "股票市场类别新闻",
+}
+
 
 def load_siqa(source: Source, path: str) -> Splits:
     """A directory with dev.jsonl and dev-labels.lst (1 to 3) -> context, question, answerA..C, choices, label, gold."""
@@ -60,6 +79,7 @@ def load_bbh(source: Source, path: str, name: str) -> Splits:
     ``hint`` is the task's instruction with its worked examples, without the canary line.
     """
     directory = source.find(path)
+    directory = directory.parent if directory.name == "data" else directory  # OpenCompass's path is that of data/
     file, prompt = directory / "data" / f"{name}.json", directory / "lib_prompt" / f"{name}.txt"
     examples = _json(file).get("examples")
     if not isinstance(examples, list):
@@ -77,8 +97,9 @@ def load_bbh(source: Source, path: str, name: str) -> Splits:
     return {"test": rows}
 
 
-def load_agieval(source: Source, path: str, name: str) -> Splits:
-    """AGIEval: <name>.jsonl below ``path`` -> problem (passage and question), options (a line each), choices, label."""
+def load_agieval(source: Source, path: str, name: str, between: str = "\n") -> Splits:
+    """AGIEval: <name>.jsonl below ``path`` -> problem (passage, ``between`` and question), options (a line each),
+    choices, label."""
     rows = []
     for row in read_jsonl(source.find(path) / f"{name}.jsonl"):
         passage, options = row["passage"] or "", row["options"] or []
@@ -90,7 +111,7 @@ def load_agieval(source: Source, path: str, name: str) -> Splits:
         rows.append(
             made(
                 row,
-                problem=(passage + "\n" if passage else "") + row["question"],
+                problem=(passage + between if passage else "") + row["question"],
                 options="\n".join(options),
                 choices=[re.sub(r"^\s*\(?[A-G][)．.]\s*", "", option) for option in options],
                 label=str(label),
@@ -113,15 +134,28 @@ def load_cmrc(source: Source, path: str) -> Splits:
     return {"test": rows}
 
 
-def load_tnews(source: Source, path: str, labels: Mapping[str, str]) -> Splits:
-    """FewCLUE's TNEWS -> sentence, label_desc, letter. ``labels``: from label_desc to its Chinese name, in order."""
+def load_tnews(source: Source, path: str, labels: Mapping[str, str] | None = None) -> Splits:
+    """FewCLUE's TNEWS -> sentence, label_desc, letter. ``labels``: from label_desc to its Chinese name, in order.
+
+    Without them OpenCompass's names and order are taken, and rows have the name as label_desc2.
+    """
+    named = {label: {"label_desc2": text} for label, text in TNEWS_LABELS.items()} if labels is None else {}
+    labels = TNEWS_LABELS if labels is None else labels
     letters = dict(zip(labels, "ABCDEFGHIJKLMNOPQRSTUVWXYZ", strict=False))
     options = "\n".join(f"{letters[name]}. {text}" for name, text in labels.items())
     rows = []
     for row in read_jsonl(source.find(path)):
         if row["label_desc"] not in letters:
             raise DatasetError(f"{row.where}: label_desc {row['label_desc']!r} is none of {', '.join(labels)}")
-        rows.append(made(row, **row.columns, letter=letters[row["label_desc"]], options=options))
+        rows.append(
+            made(
+                row,
+                **row.columns,
+                letter=letters[row["label_desc"]],
+                options=options,
+                **named.get(row["label_desc"], {}),
+            )
+        )
     return {"test": rows}
 
 

@@ -28,6 +28,7 @@ from autoeval.datasets.benchmarks import (
     with_labels,
 )
 from autoeval.datasets.names import class_name, look_up
+from autoeval.datasets.opencompass import understood
 from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl
 from autoeval.datasets.variants import VARIANTS, adapted
 
@@ -149,7 +150,10 @@ def load_winogrande(source: Source, path: str) -> Splits:
         return rows
 
     directory = source.find(path)
-    return {split: read(directory / f"{name}.jsonl") for split, name in _present(directory, {"test": "dev"})}
+    return {
+        split: read(directory / f"{name}.jsonl")
+        for split, name in _present(directory, {"train": "train_xs", "test": "dev"})
+    }
 
 
 def load_arc(source: Source, path: Paths) -> Splits:
@@ -189,6 +193,15 @@ def load_arc(source: Source, path: Paths) -> Splits:
     return _per_split(source, path, read)
 
 
+def load_commonsenseqa(source: Source, path: Paths) -> Splits:
+    """As ``load_arc``; ``path`` may be the directory of dev_rand_split.jsonl, with or without train_rand_split.jsonl."""
+    directory = source.find(path) if isinstance(path, str) else None
+    if directory is None or not directory.is_dir():
+        return load_arc(source, path)
+    names = {"train": "train_rand_split", "test": "dev_rand_split"}
+    return load_arc(source, {split: str(directory / f"{name}.jsonl") for split, name in _present(directory, names)})
+
+
 def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all", name: str | None = None) -> Splits:
     """A directory with dev/ and test/ -> input, A, B, C, D, target ("A" ... "D"), subject, topic (subject in words).
 
@@ -207,7 +220,8 @@ def load_mmlu(source: Source, path: str, subjects: Sequence[str] | str = "all", 
     missing = [subject for subject in chosen if not (directory / "test" / f"{subject}_test.csv").exists()]
     if missing:
         wanted = directory / "test" / f"{missing[0]}_test.csv"
-        raise DatasetError(f"{wanted}: the file is missing ({len(missing)} of {len(chosen)} subjects are)")
+        hint = "; mmlu_available_ppl and its like take those that are there" if len(chosen) > 1 else ""
+        raise DatasetError(f"{wanted}: the file is missing ({len(missing)} of {len(chosen)} subjects are){hint}")
 
     def read(split: str, subject: str) -> list[Row]:
         rows = read_csv(directory / split / f"{subject}_{split}.csv", ["input", "A", "B", "C", "D", "target"])
@@ -232,19 +246,20 @@ LOADERS: dict[str, Callable[..., Splits]] = {
     "JsonDataset": load_json,
     "CsvDataset": load_csv,
     "HellaSwagDataset": load_hellaswag,
-    "BoolQDataset": load_boolq,
+    "SuperGLUEBoolQDataset": load_boolq,
     "PIQADataset": load_piqa,
     "piqaDataset": load_piqa,
     "WinograndeDataset": load_winogrande,
     "winograndeDataset": load_winogrande,
-    "ARCDataset": load_arc,
+    "AI2ARCDataset": load_arc,
     "MMLUDataset": load_mmlu,
     "LambadaDataset": load_jsonl,
     "lambadaDataset": load_jsonl,
     "GSM8KDataset": load_gsm8k,
     "siqaDataset": load_siqa,
     "OBQADataset": load_arc,
-    "commonsenseqaDataset": load_arc,
+    "commonsenseqaDataset": load_commonsenseqa,
+    "HFDataset": load_jsonl,
     "COPADataset": load_copa,
     "TruthfulQADataset": load_truthfulqa,
     "BBHDataset": load_bbh,
@@ -265,6 +280,7 @@ LOADERS: dict[str, Callable[..., Splits]] = {
 def load_splits(type_: Any, source: Source, options: Mapping[str, Any]) -> Splits:
     """Rows per split. Raises ``DatasetError`` for missing data and ``ValueError`` for unknown types and options."""
     base, change = VARIANTS.get(class_name(type_), (type_, None))
+    options = understood(class_name(type_), options)
     loader = look_up(LOADERS, base, "dataset type")
     try:
         splits = loader(source, **options)
@@ -275,7 +291,7 @@ def load_splits(type_: Any, source: Source, options: Mapping[str, Any]) -> Split
 
 # What OpenCompass's configurations call the two splits that a loader gives. ``dev`` is either, as it is used.
 _TRAIN_NAMES = ("train", "dev", "train_xs")
-_TEST_NAMES = ("test", "dev", "val", "valid", "validation")
+_TEST_NAMES = ("test", "dev", "val", "valid", "validation", "train")
 
 
 def train_rows(splits: Splits, name: str) -> list[Row]:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from autoeval.openicl.metric import Metric, Reference, accepted, bootstrap_stderr, mean_metric, ratio_metric
+from autoeval.openicl.postprocessors import bbh_free
 
 
 class AccEvaluator:
@@ -15,6 +16,13 @@ class AccEvaluator:
     def score(self, predictions: Sequence[str], references: Sequence[Reference]) -> list[Metric]:
         pairs = zip(predictions, references, strict=True)
         return [mean_metric("acc", [float(text in accepted(reference)) for text, reference in pairs])]
+
+
+class BBHEvaluator(AccEvaluator):
+    """``acc`` of what stands after "answer is", for OpenCompass's tasks of BIG-Bench Hard without choices."""
+
+    def score(self, predictions: Sequence[str], references: Sequence[Reference]) -> list[Metric]:
+        return super().score([bbh_free(text) for text in predictions], references)
 
 
 class MccEvaluator:

@@ -124,8 +124,10 @@ class MDLRetriever(TopkRetriever):
         ce_model_name: str = "gpt2-xl",
         select_time: int = 5,
         seed: int = 1,
+        ice_template: Any = None,
         **keywords: Any,
     ) -> None:
+        del ice_template  # OpenCompass has it here a second time; that of infer_cfg counts
         super().__init__(*args, **keywords)
         self.candidate_num = max(candidate_num, self.ice_num)
         self.ce_model_name, self.select_time, self.seed = ce_model_name, select_time, seed

@@ -14,6 +14,7 @@ from autoeval.datasets.names import look_up
 from autoeval.openicl.choice_metrics import (
     AccEvaluator,
     AUCROCEvaluator,
+    BBHEvaluator,
     BPBEvaluator,
     GreedyEvaluator,
     MassEvaluator,
@@ -40,6 +41,7 @@ EVALUATORS: Mapping[str, type] = {
     for one in (
         AccEvaluator,
         AUCROCEvaluator,
+        BBHEvaluator,
         BleuEvaluator,
         BPBEvaluator,
         CMRCEvaluator,
@@ -57,6 +59,8 @@ EVALUATORS: Mapping[str, type] = {
     )
 } | {
     # OpenCompass's names for the same.
+    "AccwithDetailsEvaluator": AccEvaluator,
+    "BBHEvaluator_mcq": AccEvaluator,
     "HumanEvaluator": HumanEvalEvaluator,
     "HumanEvalEvaluator": HumanEvalEvaluator,
     "Gsm8kEvaluator": MATHEvaluator,

@@ -194,6 +194,9 @@ POSTPROCESSORS: dict[str, Callable[..., str]] = {
     "bbh-freeform": bbh_free,
     "extract-non-reasoning-content": without_thinking,
     "match-answer-pattern": match_answer_pattern,
+    "humaneval": str,  # the evaluator finds the code itself
+    "humaneval-postprocess-v2": str,
+    "humaneval-postprocess-v3": str,
     "to-letter": to_letter,
     "first-line": first_line,
     "strip": str.strip,

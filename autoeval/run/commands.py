@@ -117,7 +117,7 @@ class _Run:
             for path in outcome.missing:
                 for name in {path.name, f"{_PART.sub('', path.stem)}.json"}:
                     self.reasons[self.directory / "results" / path.parent.name / name] = (
-                        f"inference {_reason(outcome, path)}"
+                        f"inference {why_missing(outcome, path)}"
                     )
 
     def _eval(self) -> None:
@@ -140,7 +140,7 @@ class _Run:
         )
         for outcome in self._launch("eval", self.job.eval, [OpenICLEvalTask(task) for task in tasks]):
             for path in outcome.missing:
-                self.reasons[path] = f"evaluation {_reason(outcome, path)}"
+                self.reasons[path] = f"evaluation {why_missing(outcome, path)}"
 
     def _launch(self, name: str, stage: Stage, tasks: Sequence[Task]) -> list[Outcome]:
         """Run one stage; the tasks that failed."""
@@ -180,10 +180,10 @@ def describe(outcome: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _reason(outcome: Outcome, path: Path) -> str:
+def why_missing(outcome: Outcome, path: Path) -> str:
     """What the log says of one output, in a line; else how the task ended."""
     marks = (f"{path.parent.name}/{path.stem}: ", " ERROR ")
-    said = [line for line in outcome.tail() if all(mark in line for mark in marks)]
+    said = [line for line in outcome.lines() if all(mark in line for mark in marks)]
     return f"failed: {said[-1].partition(marks[0])[2]}" if said else outcome.reason
 
 

@@ -21,6 +21,7 @@ from autoeval.run.patterns import matching_files
 from autoeval.run.secrets import without_secrets
 from autoeval.runners.task_runner import build_runner
 from autoeval.summarizers import build_summarizer
+from autoeval.tasks.config_files import read_python
 from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
 from autoeval.tasks.model_configs import check_files, check_model, generates_only, resolved
 from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
@@ -137,15 +138,9 @@ def read_job(options: argparse.Namespace) -> Job:
 
 def read_config(file: Path) -> Options:
     """A configuration file as plain values. Raises ``ValueError`` naming the file."""
-    from mmengine.config import Config
-
     if not file.is_file():
         raise ValueError(f"{file}: no such configuration file")
-    try:
-        content = Config.fromfile(str(file)).to_dict()
-    except Exception as error:  # the file is executed: any exception is its own
-        raise ValueError(f"{file}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
-    return {key: plain(value) for key, value in content.items()}
+    return {key: plain(value) for key, value in read_python(file).items()}
 
 
 def plain(value: Any) -> Any:

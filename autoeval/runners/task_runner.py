@@ -51,10 +51,14 @@ class Outcome:
 
     def tail(self) -> list[str]:
         """The log's last lines."""
+        return self.lines()[-TAIL_LINES:]
+
+    def lines(self) -> list[str]:
+        """The log's lines that are not empty; of a progress bar, its last state."""
         if self.log is None or not self.log.exists():
             return []
-        text = self.log.read_bytes()[-16384:].decode(errors="replace")
-        return [line.rpartition("\r")[2] for line in text.splitlines() if line.strip()][-TAIL_LINES:]
+        text = self.log.read_bytes().decode(errors="replace")
+        return [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
 
 
 class LocalRunner:

@@ -94,6 +94,9 @@ class DefaultSummarizer:
             chosen += [(name, metric) for metric in metrics] or [(name, None)]
         rows = []
         for name, metric in chosen if self.chosen is None else self.chosen:
+            if name.startswith("---"):  # a heading, as "--------- Exam ---------" in OpenCompass's summarizers
+                rows.append([name, *["-"] * (3 + len(columns))])
+                continue
             entries = [column.get(name, Entry({}, error="not in this run")) for column in columns.values()]
             there = next((entry for entry in entries if not entry.error), Entry({}))
             shown = metric or next(iter(there.metrics), "-")

@@ -1,7 +1,6 @@
 """Dataset configurations: found by name, read with mmengine, checked.
 
-A configuration is a Python file and is executed (``mmengine.config.Config.fromfile``): it is the user's own code, like
-any script. ``read_base`` works. ``autoeval.datasets`` says what it holds.
+``autoeval.datasets`` says what a configuration holds.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.openicl.sample import Reader
+from autoeval.tasks.config_files import read_python
 from autoeval.tasks.short_form import expanded, is_short
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,12 +75,7 @@ _NOT_FOR_LOADERS = frozenset({"abbr", "type", "reader_cfg", "infer_cfg", "eval_c
 
 def read_configs(file: Path) -> list[DatasetConfig]:
     """All datasets of ``file``. Raises ``ValueError`` naming the file for anything that is not as it should be."""
-    from mmengine.config import Config
-
-    try:
-        content = Config.fromfile(str(file)).to_dict()
-    except Exception as error:  # the file is executed: any exception is its own
-        raise ValueError(f"{file}: cannot be read as a configuration: {type(error).__name__}: {error}") from error
+    content = read_python(file)
     configs: list[DatasetConfig] = []
     for key, value in content.items():
         if not key.endswith("_datasets"):
@@ -107,7 +102,7 @@ def check_dataset(file: Path, key: str, entry: Any) -> DatasetConfig:
     missing = [name for name in _REQUIRED if name not in entry]
     if missing:
         raise ValueError(f"{file}: {key}: dataset '{entry.get('abbr', '?')}' lacks {', '.join(missing)}")
-    config = DatasetConfig(file, dict(entry))
+    config = DatasetConfig(file, _with_k_at_its_evaluator(entry))
     for name, allowed in (
         ("reader_cfg", _READER_KEYS),
         ("infer_cfg", {"prompt_template", "ice_template", "retriever", "inferencer"}),
@@ -124,14 +119,23 @@ def check_dataset(file: Path, key: str, entry: Any) -> DatasetConfig:
             },
         ),
     ):
-        if not isinstance(entry[name], Mapping):
+        if not isinstance(config.options[name], Mapping):
             raise config.error(f"{name} is not a dict")
-        for unknown in _unknown(entry[name], allowed):
+        for unknown in _unknown(config.options[name], allowed):
             near = difflib.get_close_matches(unknown, allowed, n=1)
             raise config.error(
                 f"{name} has an unknown key '{unknown}'" + (f"; did you mean '{near[0]}'?" if near else "")
             )
     return config
+
+
+def _with_k_at_its_evaluator(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """OpenCompass has pass@k's ``k`` beside the evaluator; it is an option of it."""
+    eval_cfg = entry["eval_cfg"]
+    if not isinstance(eval_cfg, Mapping) or "k" not in eval_cfg or not isinstance(eval_cfg.get("evaluator"), Mapping):
+        return dict(entry)
+    rest = {key: value for key, value in eval_cfg.items() if key != "k"}
+    return {**entry, "eval_cfg": {**rest, "evaluator": {**eval_cfg["evaluator"], "k": eval_cfg["k"]}}}
 
 
 _READER_KEYS = {field.name for field in dataclasses.fields(Reader)}

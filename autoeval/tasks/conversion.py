@@ -44,7 +44,8 @@ def prepare_model(plan: EvaluationPlan, emit: Callable[..., None]) -> None:
         raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
     emit("converted", seconds=round(time.monotonic() - started, 3))
     receipt = _verified(plan, receipt)
-    write_json(Path(plan.directory, "receipt.json"), receipt.to_json())
+    # The converted model's own receipt names what was read, a pin: this copy is for people, and outlives it.
+    write_json(Path(plan.directory, "receipt.json"), {**receipt.to_json(), "source": plan.checkpoint.path})
 
 
 def _convert(plan: EvaluationPlan) -> Receipt:
@@ -113,7 +114,9 @@ def _verified(plan: EvaluationPlan, receipt: Receipt) -> Receipt:
     answer = _ask_for_verification(plan.converted)
     verified = None if answer else read_receipt(plan.converted)
     passed = None if "unable" in answer else verified is not None
-    write_json(note, {"mapping": receipt.mapping, "iteration": plan.checkpoint.iteration, "passed": passed, **answer})
+    if "changed" not in answer:  # that says nothing of this machine: the next checkpoint is verified instead
+        known = {"mapping": receipt.mapping, "iteration": plan.checkpoint.iteration, "passed": passed}
+        write_json(note, {**known, **answer})
     if verified is not None:
         logger.info("verified against Megatron: %s", verified.verified)
         return verified

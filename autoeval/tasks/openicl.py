@@ -27,7 +27,7 @@ from autoeval.openicl.inferencers import build_inferencer
 from autoeval.tasks.icl import infer_samples
 from autoeval.tasks.job_data import load_task
 from autoeval.tasks.model_configs import SERVER, build_model, kind_of, style_of, with_model_defaults
-from autoeval.tasks.names import model_abbr, output_path, pairs, task_name
+from autoeval.tasks.names import dataset_abbr, model_abbr, output_path, pairs, task_name
 from autoeval.tasks.results import evaluate, prediction_digest
 from autoeval.tasks.stored import (
     Record,
@@ -93,10 +93,10 @@ class Task:
                 self._do(model, with_model_defaults(dataset, model))
             except (ValueError, OSError) as error:
                 status = status or BAD_INPUT
-                logger.error("%s/%s: %s", model_abbr(model), dataset["abbr"], error, exc_info=_unexpected(error))
+                _log(model, dataset, str(error), error)
             except Exception as error:
                 status = 1
-                logger.exception("%s/%s: %s: %s", model_abbr(model), dataset["abbr"], type(error).__name__, error)
+                _log(model, dataset, f"{type(error).__name__}: {error}", error)
         self._close()
         return status
 
@@ -198,9 +198,10 @@ def _write(path: Path, records: list[Record]) -> None:
     write_json(path, {str(number): record for number, record in enumerate(records)})
 
 
-def _unexpected(error: Exception) -> bool:
-    """Whether the traceback helps: a message of ours says it all."""
-    return type(error) not in (ValueError, FileNotFoundError) and not type(error).__module__.startswith("autoeval")
+def _log(model: Mapping[str, Any], dataset: Mapping[str, Any], message: str, error: Exception) -> None:
+    """One line with the output's name, by which the summary finds it; a message of ours needs no traceback."""
+    expected = type(error) in (ValueError, FileNotFoundError) or type(error).__module__.startswith("autoeval")
+    logger.error("%s/%s: %s", model_abbr(model), dataset_abbr(dataset), message, exc_info=None if expected else error)
 
 
 def _end_with_input() -> None:

@@ -35,6 +35,16 @@ _NOT_IDENTITY = {
     "pred_postprocessor",
 }
 _NOT_IDENTITY |= {"max_out_len", "min_out_len", "generation_kwargs", "retry", "query_per_second", "max_workers"}
+# The files of a tokenizer, with its chat template.
+_WORDS = (
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "*.tiktoken",
+)
 _CHANGED = {
     "data": "the row or its in-context examples changed, or the items were cut otherwise (--limit, the partitioning)",
     "task": "the prompt, the inferencer's settings or this program's scoring changed",
@@ -47,12 +57,15 @@ class StoredError(ValueError):
 
 
 def model_identity(model: Mapping[str, Any]) -> str:
-    """A hash of all in a model's configuration that can change its answers, and of its weight files."""
+    """A hash of all in a model's configuration that can change its answers, of its weight files and its tokenizer."""
     identity = {key: value for key, value in model.items() if key not in _NOT_IDENTITY}
     for key in ("path", "peft_path"):
         path = model.get(key)
         if path and Path(str(path)).is_dir():
             identity[f"{key} files"] = fingerprint(Path(str(path)))
+    words = Path(str(model.get("tokenizer_path") or model.get("path")))
+    files = [words, *sorted(file for name in _WORDS for file in words.glob(name))]
+    identity["words"] = [_hash(file.read_bytes()) for file in files if file.is_file()]
     return _hash(json.dumps(identity, sort_keys=True, default=str))
 
 
@@ -68,8 +81,8 @@ def _row_hash(sample: Sample) -> str:
     return _hash("".join(row.digest for row in (sample.row, *sample.examples)))
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:12]
+def _hash(content: str | bytes) -> str:
+    return hashlib.sha256(content.encode() if isinstance(content, str) else content).hexdigest()[:12]
 
 
 def read_records(path: Path) -> list[Record]:

@@ -67,7 +67,9 @@ def serve(emit: Events) -> None:
             logger.exception("checkpoint %s failed", plan.checkpoint.iteration)
             # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
             kind = "checkpoint_failed" if source_unchanged(plan) else "checkpoint_missed"
-            emit(kind, error=describe(error), log=str(plan.log_path("convert")))
+            # The pin that was read will be gone by the time somebody reads this.
+            told = describe(error).replace(plan.source, plan.checkpoint.path)
+            emit(kind, error=told, log=str(plan.log_path("convert")))
         else:
             emit("checkpoint_done")
 

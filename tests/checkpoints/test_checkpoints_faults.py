@@ -167,6 +167,21 @@ def test_experts_may_be_split_otherwise_than_the_rest(
     assert [checkpoint.iteration for checkpoint in look(tmp_path).complete] == [4]
 
 
+def test_rank_files_of_the_first_distributed_optimizer(tmp_path: Path, saves: Saves) -> None:
+    """Of 2022: model_rng.pt, and the optimizer in directories of its own."""
+    fingerprints = set()
+    for save in saves("torch_tp2_pp2_vpp2"):
+        directory = put(save, tmp_path, 4)
+        for path in directory.rglob("model_optim_rng.pt"):
+            path.rename(path.with_name("model_rng.pt"))
+            write(path.parent.with_name(path.parent.name + "_000") / "optim.pt", b"optimizer", 1.0)
+        (whole,) = look(tmp_path).complete
+        fingerprints.add(whole.fingerprint)
+    assert len(fingerprints) == 2
+    (directory / "mp_rank_01_001/model_rng.pt").unlink()
+    assert "mp_rank_01_001/model_rng.pt is missing" in look(tmp_path).waiting[0][1]
+
+
 def test_ranks_left_over_from_a_wider_save_do_not_matter(tmp_path: Path, saves: Saves) -> None:
     """Megatron does not clean a directory that it saves into again."""
     wide, narrow = saves("torch_tp2_pp2_vpp2")[0], saves("torch_ep2")[0]

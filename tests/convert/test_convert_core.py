@@ -243,6 +243,18 @@ def test_a_conversion_is_reused_wherever_its_checkpoint_is_pinned(source: Path, 
     assert again.created_at == first.created_at and again.source == str(pin) and again == read_receipt(tmp_path / "hf")
 
 
+def test_a_conversion_is_not_reused_for_another_save_of_model_rng(source: Path, tmp_path: Path) -> None:
+    """The rank files of 2022 have another name, and are part of the fingerprint all the same."""
+    (source / RANK_FILE).rename((source / RANK_FILE).with_name("model_rng.pt"))
+    first = convert(source, tmp_path / "hf", tokenizer=None)
+    os.utime(source / "mp_rank_00/model_rng.pt", (1, 1))
+    assert convert(source, tmp_path / "hf", tokenizer=None).fingerprint != first.fingerprint
+    _save_again(source / "mp_rank_00/model_rng.pt")
+    shutil.copy(source / "mp_rank_00/model_rng.pt", source / RANK_FILE)
+    with pytest.raises(ConversionError, match="older save"):
+        convert(source, tmp_path / "hf", tokenizer=None)
+
+
 def test_an_output_that_cannot_be_written_is_named(source: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match=r"file/hf: cannot be written: .*/file$"):
@@ -320,8 +332,22 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> No
     assert (tmp_path / "hf/model.safetensors.index.json").is_file()
     code, _, err = run(str(source.parent), output)
     assert code == 1 and err.startswith("error: ") and "latest_checkpointed_iteration.txt" in err
+    (source.parent / "latest_checkpointed_iteration.txt").write_text("²")
+    code, _, err = run(str(source.parent), output)
+    assert code == 1 and err.startswith("error: ") and "expected an iteration" in err
     code, _, err = run(str(source), output, "--max-shard-size", "lots")
     assert code == 2 and "expected a size like 5GB" in err
     assert run(str(source), output, "--expected-loss", "2.5")[0] == 2
+    for text, expected in (("absent.txt", "no such file"), ("vocab.json", "needs --tokenizer")):
+        code, _, err = run(str(source), output, "--expected-loss", "2.5", "--held-out-text", str(tmp_path / text))
+        assert code == 2 and expected in err  # before anything is converted
+    code, _, err = run(str(source), str(tmp_path / "vocab.json"))
+    assert code == 1 and "vocab.json: is not a directory" in err
     code, _, err = run(str(source), str(tmp_path / "new"), "--tokenizer", str(tmp_path / "absent.model"))
     assert code == 1 and "absent.model" in err and not (tmp_path / "new").exists()
+    code, _, err = run(str(source.parent), output, "--iteration", "7")
+    assert code == 1 and "iter_0000007: there is no such directory" in err
+    assert run(str(source.parent), output, "--iteration", "-7")[0] == 2
+    (tmp_path / "the best one").symlink_to(source)  # a checkpoint is known by its files, not by its name
+    code, out, err = run(str(tmp_path / "the best one"), str(tmp_path / "new"), "--iteration", "1")
+    assert code == 0 and "gpt2" in out, err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 import os
 import shutil
 import subprocess
@@ -270,6 +271,7 @@ def test_megatron_bridge_has_its_arguments_in_run_config(world: Path, tmp_path: 
         ("torch.nn.functional.silu", "torch.nn.functional.relu", "activation_func"),
         ("hidden_size: 64", "hidden_size: !!python/object/apply:os.getcwd []", "not plain YAML.*os.getcwd"),
         ("model:", "models:", "no section 'model'"),
+        ("hidden_size: 64", "hidden_size: 64\n  old_context_len: 4096", "low_freq_factor=None.*old_context_len=4096"),
         ("qk_layernorm: false", "qk_layernorm: [", "not plain YAML"),
     ],
 )
@@ -281,6 +283,17 @@ def test_a_run_config_that_means_more_is_refused(
     (source / "run_config.yaml").write_text(RUN_CONFIG.replace(old, new))
     with pytest.raises(ConversionError, match=expected):
         open_source(source)
+
+
+def test_megatron_bridges_former_way_to_scale_rope_is_not_lost(world: Path, tmp_path: Path) -> None:
+    """Before 0.3 its Llama31ModelProvider scaled the frequencies itself, by fields that megatron-core does not know."""
+    source = stored_by_dcp(world, tmp_path / ITERATION, args=False)
+    fields = "scale_factor: 32.0\n  low_freq_factor: 1.0\n  high_freq_factor: 4.0\n  old_context_len: 8192"
+    config = RUN_CONFIG.replace("LlamaModelProvider", "Llama31ModelProvider8B")
+    (source / "run_config.yaml").write_text(config.replace("hidden_size: 64", f"hidden_size: 64\n  {fields}"))
+    convert(source, tmp_path / "found", tokenizer=None)
+    rope = json.loads((tmp_path / "found/config.json").read_text())["rope_parameters"]
+    assert rope["rope_type"] == "llama3" and rope["factor"] == 32.0 and rope["original_max_position_embeddings"] == 8192
 
 
 @pytest.mark.parametrize("variant", ["legacy", "optimizer", "stacked", "all layers in one item"])

@@ -134,7 +134,7 @@ def test_opencompass_variants_have_their_own_columns(tmp_path: Path) -> None:
         for name in ("HellaSwagDataset", "hellaswagDataset", "opencompass.datasets.HellaswagDataset_V2")
     }
     contexts = [row["ctx"] for row in by_type.values()]
-    assert contexts == ["Sport: He runs: and", "and", "and"]
+    assert contexts == ["Sport: He runs: and", "and", "He runs: and"]  # its second version cuts once
     assert [row["label"] for row in by_type.values()] == [2, 2, "C"]
     write_lines(tmp_path / "data" / "piqa" / "dev.jsonl", {"goal": "open it", "sol1": "Pull", "sol2": "Push"})
     (tmp_path / "data" / "piqa" / "dev-labels.lst").write_text("1\n")

@@ -69,11 +69,13 @@ def test_half_and_damaged_checkpoints_are_never_evaluated_and_the_next_one_is(
     assert daemon.returncode == 1, errors  # 200 failed for good
     found = reasons(megatron_project)
     assert found[200][0] == "failed" and "NaN" in str(found[200][1])
+    assert str(there / "iter_0000200") in str(found[200][1])  # not the pin, which is gone
     assert found[300] == found[500] == ("recorded", None)
     assert set(states(megatron_project)) - {400} == {200, 300, 500}
     assert found.get(400, ("failed",))[0] in ("failed", "missed")
     assert evaluated(megatron_project) == {300, 500}
     status = run(megatron_project, "--status", "--end-iteration", "500").stdout
+    assert status.count("NaN") == 1, status
     assert "iteration 200: " in status and "NaN" in status
     assert "iteration 100: n" in status  # not complete yet, or never evaluated, with the reason
 
@@ -121,6 +123,7 @@ def test_the_first_conversion_is_verified_against_megatron_and_only_that(
     first, second = (json.loads((out / f"iter_0000{i}" / "receipt.json").read_text()) for i in (100, 200))
     assert first["verified"]["passed"] and first["verified"]["difference"] <= 1e-4
     assert second["verified"] is None
+    assert second["source"] == str(megatron_project / "checkpoints" / "iter_0000200")
     assert json.loads((out / "verification.json").read_text())["passed"] is True
 
 

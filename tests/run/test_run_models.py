@@ -104,6 +104,13 @@ def test_the_identity_of_a_model_is_its_files(models_directory: Path, tmp_path: 
     weights = tmp_path / "m" / "model.safetensors"
     weights.write_bytes(weights.read_bytes())
     assert before != model_identity(config)
+    before = model_identity(config)
+    tokenizer = tmp_path / "m" / "tokenizer.json"
+    elsewhere = {**config, "tokenizer_path": str(shutil.copy(tokenizer, tmp_path / "t.json"))}
+    with_other_tokenizer = model_identity(elsewhere)
+    for file in (tokenizer, tmp_path / "t.json"):
+        file.write_text(file.read_text() + "\n")
+    assert before != model_identity(config) and with_other_tokenizer != model_identity(elsewhere)
 
 
 def job(world: World, models_directory: Path, *names: str) -> dict[str, Any]:
@@ -157,6 +164,8 @@ def test_tasks_infer_and_evaluate(
     assert OpenICLEvalTask(config).run() == 2
     assert "m/small: " in caplog.text and "small.jsonl:1: 'gold' is 'C'" in caplog.text
     assert (world.root / "out" / "results" / "m" / "written.json").exists()
+    config["datasets"][0][0]["abbr"] = "small/1"  # called in the log as its files are: the summary looks for that
+    assert OpenICLEvalTask(config).run() == 2 and "m/small_1: " in caplog.text
 
     tries = []
 

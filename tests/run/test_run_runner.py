@@ -16,7 +16,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autoeval.runners.task_runner import LocalRunner, build_runner, visible_gpus
+from autoeval.run.commands import why_missing
+from autoeval.runners.task_runner import LocalRunner, Outcome, build_runner, visible_gpus
 from autoeval.tasks.openicl import Task
 from tests.run.conftest import REPOSITORY
 
@@ -152,6 +153,7 @@ def test_tasks_end_when_the_runner_is_killed(tmp_path: Path) -> None:
     code = f"""
 import os, sys, pathlib
 sys.path.insert(0, {str(REPOSITORY)!r})
+from autoeval.run.commands import why_missing
 from autoeval.runners.task_runner import LocalRunner
 from tests.run.test_run_runner import Program
 wait = '''
@@ -182,3 +184,14 @@ def test_wrong_options_are_named() -> None:
         build_runner({"type": "LocalRunner", "max_workers": 2})
     task = Program(Path("w"), "t", "pass")
     assert task.get_command("c.json", "srun -p x {task_cmd}").startswith(f"srun -p x {sys.executable} -c ")
+
+
+def test_why_an_output_is_missing_is_found_anywhere_in_the_log(tmp_path: Path) -> None:
+    """The datasets after it write many lines more; a progress bar is the line of its last state."""
+    log = tmp_path / "d.out"
+    later = "".join(f"d{number}: 2 of 2 items\n" for number in range(30))
+    log.write_text(f"\r 0%\r 50%\r100%\n12:00:00 ERROR autoeval.openicl: m/d: the file is missing\n{later}")
+    task = Program(tmp_path, "m", "")
+    outcome = Outcome(task, 2, 1, log, (task.get_output_paths()[0],))
+    assert why_missing(outcome, outcome.missing[0]) == "failed: the file is missing"
+    assert outcome.lines()[0] == "100%" and outcome.tail() == outcome.lines()[-12:]

@@ -69,8 +69,10 @@ def test_groups_have_both_averages_with_their_errors(tmp_path: Path) -> None:
 
 def test_rows_that_were_chosen(tmp_path: Path) -> None:
     group = {"name": "abz", "subsets": ["a", "z"]}
-    options = {"dataset_abbrs": [["b", "bleu"], "a", "abz"], "summary_groups": [group]}
-    rows = summarize(tmp_path, options)[1:]
+    heading = "--------- 考试 Exam ---------"  # as OpenCompass's summarizers have them
+    options = {"dataset_abbrs": [heading, ["b", "bleu"], "a", "abz"], "summary_groups": [group]}
+    first, *rows = summarize(tmp_path, options)[1:]
+    assert first == [heading, *"-----"]
     assert [row[0] for row in rows] == ["b", "a", "abz"] and rows[0][4] == "1.00"
     assert rows[2][4] == "missing: missing datasets: z"
     # Nobody asked for it, and the run has a part of it only: no row.

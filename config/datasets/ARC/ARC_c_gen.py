@@ -3,7 +3,7 @@
 ARC_c_gen_datasets = [
     dict(
         abbr="ARC-c_gen",
-        type="ARCDataset",
+        type="AI2ARCDataset",
         path="./data/ARC/ARC-c/ARC-Challenge-Test.jsonl",
         reader_cfg=dict(input_columns=["question", "options"], output_column="letter"),
         infer_cfg=dict(

@@ -3,7 +3,7 @@
 ARC_c_datasets = [
     dict(
         abbr="ARC-c",
-        type="ARCDataset",
+        type="AI2ARCDataset",
         path="./data/ARC/ARC-c/ARC-Challenge-Test.jsonl",
         reader_cfg=dict(input_columns=["question"], output_column="gold", choices_column="choices"),
         infer_cfg=dict(

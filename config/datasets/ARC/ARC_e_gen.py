@@ -3,7 +3,7 @@
 ARC_e_gen_datasets = [
     dict(
         abbr="ARC-e_gen",
-        type="ARCDataset",
+        type="AI2ARCDataset",
         path="./data/ARC/ARC-e/ARC-Easy-Dev.jsonl",
         reader_cfg=dict(input_columns=["question", "options"], output_column="letter"),
         infer_cfg=dict(

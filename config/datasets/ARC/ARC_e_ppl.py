@@ -3,7 +3,7 @@
 ARC_e_datasets = [
     dict(
         abbr="ARC-e",
-        type="ARCDataset",
+        type="AI2ARCDataset",
         path="./data/ARC/ARC-e/ARC-Easy-Dev.jsonl",
         reader_cfg=dict(input_columns=["question"], output_column="gold", choices_column="choices"),
         infer_cfg=dict(

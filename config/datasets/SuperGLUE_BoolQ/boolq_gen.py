@@ -3,7 +3,7 @@
 boolq_gen_datasets = [
     dict(
         abbr="BoolQ_gen",
-        type="BoolQDataset",
+        type="SuperGLUEBoolQDataset",
         path="./data/SuperGLUE/BoolQ/val.jsonl",
         reader_cfg=dict(input_columns=["question", "passage"], output_column="label"),
         infer_cfg=dict(

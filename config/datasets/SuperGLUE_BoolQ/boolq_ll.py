@@ -3,7 +3,7 @@
 boolq_ll_datasets = [
     dict(
         abbr="BoolQ_ll",
-        type="BoolQDataset",
+        type="SuperGLUEBoolQDataset",
         path="./data/SuperGLUE/BoolQ/val.jsonl",
         reader_cfg=dict(input_columns=["question", "passage"], output_column="answer"),
         infer_cfg=dict(
