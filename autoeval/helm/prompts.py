@@ -83,7 +83,7 @@ class PromptStore:
             stamp, _, states = path.read_text(encoding="utf-8").partition("\n")
             if stamp != self._stamp(spec, scenario):
                 return None
-            kept = from_json(states, list[RequestState])
+            kept = _with_shared_instances(states)
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
         model, deployment = spec.adapter_spec.model, spec.adapter_spec.model_deployment
@@ -136,6 +136,17 @@ class PromptStore:
             for line in sorted(_files(str(place))):
                 digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _with_shared_instances(text: str) -> list[RequestState]:
+    """States from JSON. HELM knows an instance by identity: all requests about one must hold the same object."""
+    instances: dict[str, Instance] = {}
+    states = []
+    for raw in json.loads(text):
+        key = json.dumps(raw["instance"], sort_keys=True)
+        state = from_json(json.dumps(raw), RequestState)
+        states.append(replace(state, instance=instances.setdefault(key, state.instance)))
+    return states
 
 
 def _files(directory: str) -> Iterator[str]:

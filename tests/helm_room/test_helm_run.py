@@ -196,6 +196,12 @@ def test_ranked_choices_are_scored_as_a_direct_computation_scores_them(
     state = json.loads((run_directory(tmp_path, path.name) / "scenario_state.json").read_text())
     assert {item.key.split("|")[1]: item.value for item in outcome.items} == ranked_directly(model, state)
 
+    second = DirectModel(tiny_models[1])  # its prompts come from the disk; four requests are about one instance
+    reused = evaluate(make_task(entry, eval_instances=8), second, tiny_models[1], tmp_path)
+    assert reused.cost["prompts_reused"] == 1
+    state = json.loads((run_directory(tmp_path, tiny_models[1].name) / "scenario_state.json").read_text())
+    assert {item.key.split("|")[1]: item.value for item in reused.items} == ranked_directly(second, state)
+
 
 def ranked_directly(model: DirectModel, state: dict) -> dict[str, float]:
     """instance id -> 1 when the right ending has the highest mean log-probability by one forward pass each."""
