@@ -89,6 +89,7 @@ class HelmSection(_Section):
     helm_spec_template_path: Path
     helm_output_path: Path | None = None
     eval_instances: int = Field(100, gt=0)
+    num_train_trials: int | None = Field(None, gt=0, description="few-shot samples of every run; null: the entry's own")
     benchmarks: list[Benchmark] | None = None
     seconds_limit: float | None = Field(None, gt=0, description="of one run of one scenario")
 

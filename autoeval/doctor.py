@@ -17,6 +17,8 @@ from urllib.parse import urlparse
 from autoeval.config import AutoEval
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.local import ask_tasks
+from autoeval.tasks.plan import HelmPlan
+from autoeval.tasks.work import load_planned_helm_tasks
 
 PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
 
@@ -57,6 +59,8 @@ def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[]
     if config.baselines is not None:
         listed.append(("baselines", partial(_baselines, config.baselines)))
     listed.append(("tasks, their data, and the local runner", partial(_tasks, config, watch)))
+    if (helm := task_plan(config, watch.eval_type).helm) is not None:
+        listed.append(("HELM's data files", partial(_helm_data, helm)))
     listed.append(("wandb", partial(_wandb, config)))
     return listed
 
@@ -107,6 +111,12 @@ def _baselines(path: Path) -> str:
 
 def _tasks(config: AutoEval, watch: WatchOptions) -> str:
     return ", ".join(name for name, _ in ask_tasks(asdict(task_plan(config, watch.eval_type))))
+
+
+def _helm_data(plan: HelmPlan) -> str:
+    from autoeval.helm.data_files import examine_data
+
+    return examine_data(load_planned_helm_tasks(plan), Path(plan.output_path))
 
 
 def _wandb(config: AutoEval) -> str:

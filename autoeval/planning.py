@@ -73,6 +73,7 @@ def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
             eval_instances=config.helm.eval_instances,
             benchmarks=None if chosen is None else tuple((b.name, tuple(b.metrics)) for b in chosen),
             seconds_limit=config.helm.seconds_limit,
+            num_train_trials=config.helm.num_train_trials,
         )
     return TaskPlan(icl=icl, helm=helm)
 

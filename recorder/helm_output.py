@@ -2,7 +2,8 @@
 
 ``<helm_output_dir>/runs/<suite>/<run>/stats.json`` is a list of statistics named by metric, split and, where there is
 one, perturbation. The benchmark's value is the mean over its runs (every MMLU subject weighs the same) on the main
-split without perturbation.
+split without perturbation. Where there are no runs but the tables of ``helm-summarize`` (``groups/<group>.json``), the
+value is read from these.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recorder.helm_names import benchmark_name, helm_metric
+from recorder.helm_names import benchmark_name, display_metric, helm_metric
 
 MAIN_SPLITS = ("test", "valid")  # the first that a run has a value on
 
 _ITERATION = re.compile(r"iter(?:ation)?[_=-]?0*(\d+)")
+_OURS = re.compile(r"model=autoeval_[^,]*-0*(\d+)-[0-9a-f]{8}(?=,|$)")  # <model>-<iteration>-<fingerprint>
+_MODEL = re.compile(r",?\bmodel=[^,]*")
 
 
 class HelmOutputError(ValueError):
@@ -31,27 +34,82 @@ def read_suite(
 ) -> dict[int, dict[str, float]]:
     """Iteration -> ``<benchmark>.<metric>`` -> value of the (name, metrics) in ``benchmarks``.
 
-    The iteration is what follows ``iter`` in the suite's or the run's name (``iter_0002000``), else
-    ``default_iteration``. Raises ``HelmOutputError`` when a benchmark has no runs, or a run no value for a metric.
+    The iteration is that of our own runs' names, else what follows ``iter`` in the run's or the suite's name
+    (``iter_0002000``), else ``default_iteration``. Of a checkpoint of ours that was saved twice the later run counts.
+    Raises ``HelmOutputError`` when a benchmark has no runs, a run has no value for a metric, or several models of one
+    iteration are in the suite.
     """
     directory = output_dir / "runs" / suite
     if not directory.is_dir():
         raise HelmOutputError(f"{directory}: no such directory; expected HELM's runs of the suite '{suite}'")
     collected: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for benchmark, metrics in benchmarks:
-        runs = [run for run in sorted(directory.iterdir()) if benchmark in _names(run.name) and run.is_dir()]
-        if not runs:
-            known = ", ".join(sorted({_names(run.name)[0] for run in directory.iterdir() if run.is_dir()}))
-            raise HelmOutputError(f"{directory}: no run of the benchmark '{benchmark}' (there are: {known or 'none'})")
-        for run in runs:
-            found = _ITERATION.search(run.name) or _ITERATION.search(suite)
-            iteration = int(found.group(1)) if found else default_iteration
+        runs = [run for run in sorted(directory.iterdir()) if run.is_dir() and benchmark in _names(run.name)]
+        for iteration, run in _of_one_model(runs, suite, default_iteration):
             for metric in metrics:
                 collected[iteration][f"{benchmark}.{metric}"].append(_value(run / "stats.json", metric))
+        table = directory / "groups" / f"{benchmark}.json"
+        if not runs and table.is_file():
+            iteration, values = _from_table(table, metrics, suite, default_iteration)
+            for metric, value in values.items():
+                collected[iteration][f"{benchmark}.{metric}"].append(value)
+        elif not runs:
+            names = {_names(run.name)[0] for run in directory.iterdir() if (run / "stats.json").is_file()}
+            known = ", ".join(sorted(names)) or "none"
+            raise HelmOutputError(f"{directory}: no run of the benchmark '{benchmark}' (there are: {known})")
     return {
         iteration: {key: sum(values) / len(values) for key, values in of_iteration.items()}
         for iteration, of_iteration in sorted(collected.items())
     }
+
+
+def _of_one_model(runs: Sequence[Path], suite: str, default_iteration: int) -> list[tuple[int, Path]]:
+    """(iteration, run), each run of the benchmark once an iteration."""
+    chosen: dict[tuple[int, str], Path] = {}
+    for run in runs:
+        key = (_iteration(run.name, suite, default_iteration), _MODEL.sub("", run.name))
+        other = chosen.get(key)
+        if other is None or (_OURS.search(run.name) and _written(run) > _written(other)):
+            chosen[key] = run
+        elif not _OURS.search(run.name):
+            raise HelmOutputError(
+                f"{run.parent}: several models with iteration {key[0]} ({other.name} and {run.name}); "
+                "expected one, or an iteration in the names (iter_0002000)"
+            )
+    return [(iteration, run) for (iteration, _), run in sorted(chosen.items())]
+
+
+def _iteration(name: str, suite: str, default: int) -> int:
+    found = _OURS.search(name) or _ITERATION.search(name) or _ITERATION.search(suite)
+    return int(found.group(1)) if found else default
+
+
+def _written(run: Path) -> int:
+    path = run / "stats.json"
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
+def _from_table(path: Path, metrics: Sequence[str], suite: str, default_iteration: int) -> tuple[int, dict[str, float]]:
+    """(iteration, metric -> value) of ``helm-summarize``'s first table of a group: the average over its runs."""
+    try:
+        tables = json.loads(path.read_text(encoding="utf-8"))
+        header = [str(cell["value"]).casefold() for cell in tables[0]["header"]]
+        rows = tables[0]["rows"]
+        if len(rows) != 1:
+            models = ", ".join(str(row[0]["value"]) for row in rows)
+            raise HelmOutputError(f"{path}: expected the row of one model, it has {models or 'none'}")
+        values = {}
+        for metric in metrics:
+            shown = display_metric(helm_metric(metric)).casefold()
+            value = rows[0][header.index(shown)].get("value") if shown in header else None
+            if value is None or not math.isfinite(value):
+                raise HelmOutputError(f"{path}: no value of '{metric}'; its columns are {', '.join(header[1:])}")
+            values[metric] = float(value)
+        return _iteration(json.dumps(rows[0][0]), suite, default_iteration), values
+    except HelmOutputError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise HelmOutputError(f"{path}: cannot be read as a table of helm-summarize: {error!r}") from error
 
 
 def _names(run_name: str) -> tuple[str, str]:

@@ -2,7 +2,8 @@
 
 - ``spec.py``: a HELM configuration file -> tasks, one per benchmark. Light; the daemon imports it.
 - ``run.py``: ``run_helm_task``, one task on one loaded model; imports HELM when called (about 2 s, once a process).
-- ``engine.py``: HELM's ``Runner`` with an executor that answers all requests of a run in bulk.
+- ``engine.py``: HELM requests answered in bulk; ``runner.py``: HELM's ``Runner`` and ``Client`` with it.
+- ``prompts.py``: a run's prompts, built once for all checkpoints with the same tokenizer.
 - ``registration.py``: a model is known to HELM while it is evaluated, and forgotten afterwards.
 - ``results.py``: run directories -> scores with standard errors, and items.
 - ``offline.py``: no network, no output, no endless run.

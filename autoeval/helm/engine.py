@@ -1,8 +1,6 @@
-"""HELM's ``Runner`` with our engine behind it: all requests of a run are answered in bulk.
+"""HELM's requests answered by a ``LanguageModel``, all of a run together: it batches as it likes.
 
-HELM sends one request at a time to a ``Client``. Here the ``Executor`` sees the whole ``ScenarioState`` and hands every
-request to a ``LanguageModel`` at once, which batches as it likes. Scenarios, adapters, window service and metrics are
-HELM's own, unpatched. This module imports HELM: only ``run.py`` imports it, inside functions.
+This module imports HELM: only ``runner.py`` imports it.
 """
 
 from __future__ import annotations
@@ -10,51 +8,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Hashable, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar
 
-from helm.benchmark.adaptation.scenario_state import ScenarioState
-from helm.benchmark.executor import ExecutionSpec, Executor
-from helm.benchmark.runner import Runner
-from helm.clients.client import Client
 from helm.common.request import GeneratedOutput, Request, RequestResult, Token
 
 from autoeval.models.requests import GenerationRequest, LanguageModel, LoglikelihoodRequest
 
-# HELM builds its objects from class names and plain arguments, so a loaded model is looked up here by deployment name.
-ENGINES: dict[str, LanguageModel] = {}
-
 _Key = TypeVar("_Key", bound=Hashable)
-
-
-class EngineClient(Client):
-    """Answers single requests (a metric or an annotator asks the model again); found through ``ENGINES``."""
-
-    def __init__(self, model_name: str) -> None:
-        self.model_name = model_name
-
-    def make_request(self, request: Request) -> RequestResult:
-        return answer(ENGINES[request.model_deployment], [request])[0]
-
-
-class BulkExecutor(Executor):
-    """Executes a ``ScenarioState`` by answering all its requests together."""
-
-    def execute(self, scenario_state: ScenarioState) -> ScenarioState:
-        states = scenario_state.request_states
-        if not states or self.execution_spec.dry_run:
-            return scenario_state
-        results = answer(ENGINES[scenario_state.adapter_spec.model_deployment], [state.request for state in states])
-        answered = [replace(state, result=result) for state, result in zip(states, results, strict=True)]
-        return replace(scenario_state, request_states=answered)
-
-
-class BulkRunner(Runner):
-    """HELM's ``Runner`` with ``BulkExecutor``; a class name that ``helm-run --runner-class-name`` takes."""
-
-    def __init__(self, execution_spec: ExecutionSpec, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(execution_spec, *arguments, **keywords)
-        self.executor = BulkExecutor(execution_spec)
 
 
 def answer(model: LanguageModel, requests: Sequence[Request]) -> list[RequestResult]:

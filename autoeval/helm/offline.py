@@ -8,6 +8,7 @@ proxy variables point at a port of this machine where nothing listens, and the h
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -112,17 +113,44 @@ class _Expired(BaseException):
 def time_limit(seconds: float | None, what: str) -> Iterator[None]:
     """Raise ``HelmTimeoutError`` when the block runs longer than ``seconds`` (``None``: no limit).
 
-    Works in the main thread (an interval timer interrupts even a loop that never ends); in another thread Python cannot
-    interrupt running code, so the limit is not enforced there, and a warning says so.
+    In the main thread an interval timer interrupts even a loop that never ends. In another thread the exception is
+    sent to the thread (CPython), and arrives when the C function it is in, if any, returns.
     """
     if seconds is None:
         yield
-        return
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "SIGALRM"):
-        _LOGGER.warning("%s: the limit of %g s is enforced only in the main thread", what, seconds)
-        yield
-        return
+    elif threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM"):
+        with _alarm(seconds, what):
+            yield
+    else:
+        with _thread_limit(seconds, what):
+            yield
 
+
+@contextlib.contextmanager
+def _thread_limit(seconds: float, what: str) -> Iterator[None]:
+    target, lock, finished = threading.get_ident(), threading.Lock(), False
+
+    def expire() -> None:
+        with lock:
+            if not finished:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(target), ctypes.py_object(_Expired))
+
+    timer = threading.Timer(seconds, expire)
+    timer.daemon = True
+    timer.start()
+    try:
+        try:
+            yield
+        finally:
+            timer.cancel()
+            with lock:
+                finished = True
+    except _Expired:
+        raise HelmTimeoutError(_late(what, seconds)) from None
+
+
+@contextlib.contextmanager
+def _alarm(seconds: float, what: str) -> Iterator[None]:
     armed = True
 
     def expire(signal_number: int, frame: FrameType | None) -> None:
@@ -136,13 +164,17 @@ def time_limit(seconds: float | None, what: str) -> Iterator[None]:
         yield
         armed = False
     except _Expired:
-        raise HelmTimeoutError(f"{what}: not finished after {seconds:g} s, the limit for one run") from None
+        raise HelmTimeoutError(_late(what, seconds)) from None
     finally:
         armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous_handler)
         if outer:  # somebody else's timer was running: it goes on
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001), interval)
+
+
+def _late(what: str, seconds: float) -> str:
+    return f"{what}: not finished after {seconds:g} s, the limit for one run"
 
 
 @contextlib.contextmanager

@@ -38,7 +38,7 @@ def registered(model: LanguageModel, *, name: str, tokenizer_path: Path) -> Iter
     from helm.benchmark import model_metadata_registry as metadata
     from helm.benchmark import tokenizer_config_registry as tokenizers
 
-    from autoeval.helm.engine import ENGINES, EngineClient
+    from autoeval.helm.runner import ENGINES, EngineClient
 
     if name in ENGINES or name in deployments.DEPLOYMENT_NAME_TO_MODEL_DEPLOYMENT:
         raise ValueError(f"HELM already knows a model {name!r}; every checkpoint needs its own name")
@@ -82,7 +82,7 @@ def _forget(name: str) -> None:
     from helm.benchmark import tokenizer_config_registry as tokenizers
     from helm.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 
-    from autoeval.helm.engine import ENGINES
+    from autoeval.helm.runner import ENGINES
 
     ENGINES.pop(name, None)
     metadata.MODEL_NAME_TO_MODEL_METADATA.pop(name, None)

@@ -59,7 +59,7 @@ def run_helm_task(
     name = helm_model_name(model_name)
     started = time.monotonic()
     cost_before = dataclasses.replace(model.cost)
-    counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0}
+    counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0, "prompts_reused": 0.0}
     directories: list[Path] = []
     failures: list[str] = []
     with offline(), quiet(), registered(model, name=name, tokenizer_path=tokenizer_path):
@@ -110,7 +110,7 @@ def _runner(output_path: Path, suite: str) -> Any:
     from helm.benchmark.executor import ExecutionSpec
     from helm.common.authentication import Authentication
 
-    from autoeval.helm.engine import BulkRunner
+    from autoeval.helm.runner import BulkRunner
 
     local_path = output_path / "local"  # where HELM looks for credentials; there are none, and no request cache
     local_path.mkdir(parents=True, exist_ok=True)
@@ -140,18 +140,22 @@ def _run_entry(
     from helm.benchmark.presentation.run_entry import RunEntry
     from helm.benchmark.run import run_entries_to_run_specs
 
+    from autoeval.helm.runner import fit
+
     with own_randomness(), time_limit(seconds_limit, entry):
         specs = run_entries_to_run_specs(
             [RunEntry(description=with_model(entry, name), priority=1, groups=None)],
             max_eval_instances=task.eval_instances,
+            num_train_trials=task.num_train_trials,
         )
     if not specs:
         raise HelmResultError(f"HELM makes no run of {entry!r}")
     directories = []
     for spec in specs:
-        spec = _fit(spec, model, counts)
+        fitted = fit(spec, usable_window(model))
+        counts["max_tokens_capped"] += fitted is not spec
         # HELM writes where this method says; a run spec's name is its directory, and must not lead out of it.
-        spec = dataclasses.replace(spec, name=spec.name.replace("/", "_"))
+        spec = dataclasses.replace(fitted, name=spec.name.replace("/", "_"))
         directory = Path(runner._get_run_path(spec))
         digest = _digest(spec, model)
         counts["runs"] += 1
@@ -160,33 +164,12 @@ def _run_entry(
         else:
             (directory / _RECEIPT).unlink(missing_ok=True)
             with own_randomness(), time_limit(seconds_limit, spec.name):
-                _use_staged_instances(runner, spec)
+                reused = runner.prompts_reused
                 runner.run_one(spec)
+                counts["prompts_reused"] += runner.prompts_reused - reused
             write_json(directory / _RECEIPT, {"digest": digest, "helm": helm_version(), "model": name})
         directories.append(directory)
     return directories
-
-
-def _fit(spec: Any, model: LanguageModel, counts: dict[str, float]) -> Any:
-    """``spec`` with ``max_tokens`` below the window: HELM never ends when the completion alone fills it."""
-    window = usable_window(model)
-    if spec.adapter_spec.max_tokens < window:
-        return spec
-    capped = max(1, window // 2)
-    _LOGGER.warning("%s: max_tokens %d does not fit into %d tokens; using %d",
-                    spec.name, spec.adapter_spec.max_tokens, window, capped)  # fmt: skip
-    counts["max_tokens_capped"] += 1
-    return dataclasses.replace(spec, adapter_spec=dataclasses.replace(spec.adapter_spec, max_tokens=capped))
-
-
-def _use_staged_instances(runner: Any, spec: Any) -> None:
-    """Take instances the user staged (made by ``helm-run --cache-instances``) where there are any; never write them."""
-    from helm.benchmark.scenarios.scenario import create_scenario
-
-    arguments = ",".join(f"{key}={value}" for key, value in sorted(spec.scenario_spec.args.items()))
-    scenario = create_scenario(spec.scenario_spec).name
-    folder = f"{scenario}:{arguments}" if arguments else scenario
-    runner.cache_instances = (Path(runner.instances_path) / folder / "input_instances.json").exists()
 
 
 def _digest(spec: Any, model: LanguageModel) -> str:

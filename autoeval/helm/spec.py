@@ -47,10 +47,15 @@ class HelmTask:
     entries: tuple[str, ...]
     metrics: tuple[str, ...]
     eval_instances: int = 100
+    num_train_trials: int | None = None  # few-shot samples of every run; None: what the entry says, else one
 
 
 def load_helm_tasks(
-    conf_path: Path | str, *, eval_instances: int, benchmarks: Sequence[Benchmark] | None = None
+    conf_path: Path | str,
+    *,
+    eval_instances: int,
+    num_train_trials: int | None = None,
+    benchmarks: Sequence[Benchmark] | None = None,
 ) -> list[HelmTask]:
     """The tasks of ``conf_path``, in the file's order; ``benchmarks`` keeps some and sets their metrics.
 
@@ -68,19 +73,28 @@ def load_helm_tasks(
         entries.append(description)
     wanted = _wanted(conf_path, groups, benchmarks)
     return [
-        HelmTask(name, task_version(groups[name], eval_instances), tuple(groups[name]), metrics, eval_instances)
+        HelmTask(
+            name,
+            task_version(groups[name], eval_instances, num_train_trials),
+            tuple(groups[name]),
+            metrics,
+            eval_instances,
+            num_train_trials,
+        )
         for name, metrics in wanted.items()
     ]
 
 
-def task_version(entries: Sequence[str], eval_instances: int) -> str:
+def task_version(entries: Sequence[str], eval_instances: int, num_train_trials: int | None = None) -> str:
     """A short hash of all that can change the task's score (data staged by the user excepted)."""
-    content = {
+    content: dict[str, Any] = {
         "entries": sorted(entries),
         "eval_instances": eval_instances,
         "helm": helm_version(),
         "harness": HARNESS_VERSION,
     }
+    if num_train_trials is not None:
+        content["num_train_trials"] = num_train_trials
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 

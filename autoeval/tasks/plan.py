@@ -57,6 +57,7 @@ class HelmPlan:
     eval_instances: int
     benchmarks: tuple[tuple[str, tuple[str, ...]], ...] | None = None  # (scenario, display metrics)
     seconds_limit: float | None = None
+    num_train_trials: int | None = None
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autoeval.tasks.plan import EvaluationPlan, TaskPlan
+from autoeval.tasks.plan import EvaluationPlan, HelmPlan, TaskPlan
 from recorder.results import ResultFileError, TaskResult, read_result
+
+if TYPE_CHECKING:
+    from autoeval.helm.spec import HelmTask
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,23 @@ def load_tasks(plan: TaskPlan) -> list[Work]:
         ):
             work.append(Work(icl.name, icl.version, "icl", icl))
     if plan.helm is not None:
-        from autoeval.helm.spec import Benchmark, load_helm_tasks
-
-        chosen = plan.helm.benchmarks
-        benchmarks = None if chosen is None else [Benchmark(name, metrics) for name, metrics in chosen]
-        for helm in load_helm_tasks(
-            Path(plan.helm.conf_path), eval_instances=plan.helm.eval_instances, benchmarks=benchmarks
-        ):
+        for helm in load_planned_helm_tasks(plan.helm):
             work.append(Work(helm.name, helm.version, "helm", helm))
     _refuse_double_names(work)
     return work
+
+
+def load_planned_helm_tasks(plan: HelmPlan) -> list[HelmTask]:
+    """The HELM tasks of a plan. Raises ``HelmConfigError`` for a file or a benchmark that is not there."""
+    from autoeval.helm.spec import Benchmark, load_helm_tasks
+
+    chosen = plan.benchmarks
+    return load_helm_tasks(
+        Path(plan.conf_path),
+        eval_instances=plan.eval_instances,
+        num_train_trials=plan.num_train_trials,
+        benchmarks=None if chosen is None else [Benchmark(name, metrics) for name, metrics in chosen],
+    )
 
 
 def _refuse_double_names(work: Sequence[Work]) -> None:

@@ -17,6 +17,8 @@ pytestmark = pytest.mark.slow
 STOCK = "stock/reference"
 HELLASWAG = "commonsense:dataset=hellaswag,method=multiple_choice_separate_original"
 
+MMLU = ("anatomy", "astronomy", "college_biology", "formal_logic", "computer_security")
+
 
 def run_stock(entry: str, path: Path, window: int, output: Path, eval_instances: int) -> None:
     """HELM as ``helm-run`` drives it: one request at a time through ``HuggingFaceClient``."""
@@ -69,26 +71,39 @@ DIFFERENT = ("finish_reason", "runtime", "batch_size")
 
 
 @pytest.mark.parametrize(
-    ("entry", "generates"),
+    ("entry", "folder", "generates"),
     [
-        ("dyck_language:num_parenthesis_pairs=3", True),
-        ("synthetic_reasoning:mode=pattern_match,eval_split=test,max_train_instances=2", True),
-        (HELLASWAG, False),
+        ("dyck_language:num_parenthesis_pairs=3", None, True),
+        ("synthetic_reasoning:mode=pattern_match,eval_split=test,max_train_instances=2", None, True),
+        (HELLASWAG, "hellaswag", False),
+        ("commonsense:dataset=hellaswag,method=multiple_choice_separate_calibrated", "hellaswag", False),
+        *((f"mmlu:subject={subject},method=multiple_choice_joint", "mmlu", True) for subject in MMLU),
+        ("truthful_qa:task=mc_single,method=multiple_choice_joint", "truthful_qa", True),
+        ("boolq", "boolq", True),
+        ("narrative_qa:max_train_instances=1", "narrativeqa", True),
+        ("gsm:max_train_instances=1", "gsm", True),
     ],
 )
 def test_the_statistics_equal_those_of_helm_itself(
-    entry: str, generates: bool, tiny_models: tuple[Path, Path], tmp_path: Path, request: pytest.FixtureRequest
+    entry: str,
+    folder: str | None,
+    generates: bool,
+    tiny_models: tuple[Path, Path],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
 ) -> None:
     from autoeval.models.hf import HuggingFaceModel
 
-    if entry == HELLASWAG:
+    if folder is not None:
         data = request.getfixturevalue("data_dir")
-        shutil.copytree(data / "helm_scenarios" / "hellaswag", tmp_path / "scenarios" / "hellaswag")
+        (tmp_path / "scenarios").mkdir()
+        shutil.copytree(data / "helm_scenarios" / folder, tmp_path / "scenarios" / folder)
+        shutil.copytree(data / "nltk_data", tmp_path / "nltk_data")
     path = tiny_models[0]
     model = HuggingFaceModel(path, dtype="float32", device="cpu")
-    task = HelmTask("task", "version", (entry,), (), 5)
+    task = HelmTask("task", "version", (entry,), (), 4)
     run_helm_task(task, model, model_name="ours", tokenizer_path=path, output_path=tmp_path, suite="suite")
-    run_stock(entry, path, model.max_seq_len, tmp_path, 5)
+    run_stock(entry, path, model.max_seq_len, tmp_path, 4)
     assert completions(tmp_path, "autoeval_ours") == completions(tmp_path, "stock_reference")
     ours, theirs = statistics(tmp_path, "autoeval_ours"), statistics(tmp_path, "stock_reference")
     skipped = DIFFERENT + (NOT_COMPARABLE if generates else ())

@@ -8,6 +8,7 @@ import signal
 import time
 import urllib.error
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -33,17 +34,31 @@ def test_prints_do_not_reach_standard_output(capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().out == ""
 
 
-def test_an_endless_loop_is_stopped_even_where_exceptions_are_swallowed() -> None:
-    def endless() -> None:
-        while True:
-            try:
-                while True:
-                    pass
-            except Exception:
-                continue
+def endless() -> None:
+    while True:
+        try:
+            while True:
+                pass
+        except Exception:
+            continue
 
+
+def test_an_endless_loop_is_stopped_even_where_exceptions_are_swallowed() -> None:
     with pytest.raises(HelmTimeoutError, match=r"gsm: not finished after 0\.1 s"), time_limit(0.1, "gsm"):
         endless()
+
+
+def test_the_limit_holds_in_another_thread_too() -> None:
+    def limited() -> str:
+        try:
+            with time_limit(0.1, "gsm"):
+                endless()
+        except HelmTimeoutError as error:
+            return str(error)
+        return "not stopped"
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(limited).result(timeout=60).startswith("gsm: not finished after 0.1 s")
 
 
 def test_a_timer_of_somebody_else_goes_on_after_the_limit() -> None:

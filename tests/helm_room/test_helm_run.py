@@ -85,7 +85,7 @@ def test_helm_forgets_a_checkpoint_when_it_is_done(tiny_models: tuple[Path, Path
     from helm.benchmark import model_deployment_registry, model_metadata_registry, tokenizer_config_registry
     from helm.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 
-    from autoeval.helm.engine import ENGINES
+    from autoeval.helm.runner import ENGINES
 
     evaluate(make_task(DYCK), DirectModel(tiny_models[0]), tiny_models[0], tmp_path)
     left: list[object] = [
@@ -96,6 +96,31 @@ def test_helm_forgets_a_checkpoint_when_it_is_done(tiny_models: tuple[Path, Path
         *tokenizer_config_registry.TOKENIZER_NAME_TO_CONFIG,
     ]
     assert not [name for name in left if str(name).startswith("autoeval/")]
+
+
+def test_the_second_checkpoint_reuses_the_prompts_of_the_first_and_gets_what_it_would_have_got_alone(
+    tiny_models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    first, second = tiny_models
+    task = make_task("dyck_language:num_parenthesis_pairs=3", eval_instances=4)
+    assert evaluate(task, DirectModel(first), first, tmp_path / "both").cost["prompts_reused"] == 0
+    assert evaluate(task, DirectModel(second), second, tmp_path / "both").cost["prompts_reused"] == 1
+    evaluate(task, DirectModel(second), second, tmp_path / "alone")
+    states = [
+        json.loads((run_directory(tmp_path / place, second.name) / "scenario_state.json").read_text())
+        for place in ("both", "alone")
+    ]
+    for state in states:
+        for request_state in state["request_states"]:
+            for timed in ("request_time", "request_datetime", "batch_request_time"):
+                del request_state["result"][timed]
+    assert states[0] == states[1]
+
+    place = tmp_path / "both" / "scenarios" / "dyck_language"  # the data is other data now
+    (place / "more.jsonl").write_text("{}")
+    third = dataclasses.replace(task, eval_instances=4)
+    shutil.rmtree(tmp_path / "both" / "runs")
+    assert evaluate(third, DirectModel(second), second, tmp_path / "both").cost["prompts_reused"] == 0
 
 
 def test_a_complete_run_is_not_repeated_and_a_torn_or_different_one_is(
@@ -170,6 +195,12 @@ def test_ranked_choices_are_scored_as_a_direct_computation_scores_them(
 
     state = json.loads((run_directory(tmp_path, path.name) / "scenario_state.json").read_text())
     assert {item.key.split("|")[1]: item.value for item in outcome.items} == ranked_directly(model, state)
+
+    second = DirectModel(tiny_models[1])  # its prompts come from the disk; four requests are about one instance
+    reused = evaluate(make_task(entry, eval_instances=8), second, tiny_models[1], tmp_path)
+    assert reused.cost["prompts_reused"] == 1
+    state = json.loads((run_directory(tmp_path, tiny_models[1].name) / "scenario_state.json").read_text())
+    assert {item.key.split("|")[1]: item.value for item in reused.items} == ranked_directly(second, state)
 
 
 def ranked_directly(model: DirectModel, state: dict) -> dict[str, float]:

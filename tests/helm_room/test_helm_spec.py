@@ -77,6 +77,7 @@ def test_the_version_changes_with_everything_that_changes_the_score() -> None:
     assert version == task_version(["boolq"], 100)
     assert version != task_version(["boolq"], 101)
     assert version != task_version(["boolq:max_train_instances=0"], 100)
+    assert version != task_version(["boolq"], 100, 3)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""A run's prompts, built once: they are the same for every checkpoint with the same tokenizer and window.
+
+Building means reading the scenario's data, drawing instances and few-shot examples, and cutting prompts to the window:
+seconds for the larger scenarios. ``<output_path>/prompts/<key>.json`` keeps the result with a stamp of the data files
+it came from; other data, another tokenizer, run specification or release of HELM is another key or stamp. This module
+imports HELM: only ``runner.py`` imports it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from helm.benchmark.adaptation.adapters.adapter_factory import AdapterFactory
+from helm.benchmark.adaptation.request_state import RequestState
+from helm.benchmark.data_preprocessor import DataPreprocessor
+from helm.benchmark.run_spec import RunSpec
+from helm.benchmark.runner import downsample_eval_instances
+from helm.benchmark.scenarios.scenario import (
+    EVAL_SPLITS,
+    Instance,
+    Scenario,
+    get_scenario_cache_path,
+    with_instance_ids,
+)
+from helm.common.codec import from_json, to_json_single_line
+from helm.common.general import asdict_without_nones
+
+from autoeval.helm.spec import helm_version
+from recorder.files import write_atomic
+
+if TYPE_CHECKING:
+    from helm.benchmark.runner import Runner
+
+FORMAT = 1
+
+
+def instances_file(output_path: Path, scenario: str, arguments: dict[str, Any]) -> Path:
+    """Where ``helm-run --cache-instances`` keeps a scenario's instances, and where the user stages them."""
+    joined = ",".join(f"{key}={value}" for key, value in sorted(arguments.items()))
+    folder = f"{scenario}:{joined}" if joined else scenario
+    return output_path / "scenario_instances" / folder / "input_instances.json"
+
+
+def build_request_states(runner: Runner, spec: RunSpec, scenario: Scenario) -> list[RequestState]:
+    """The requests of a run, as ``Runner.run_one`` makes them; staged instances are used where there are any."""
+    output_path = Path(runner.output_path)
+    staged = instances_file(output_path, scenario.name, spec.scenario_spec.args)
+    if staged.is_file():
+        instances = from_json(staged.read_bytes(), list[Instance])
+    else:
+        instances = scenario.get_instances(get_scenario_cache_path(str(output_path), scenario.name))
+        if runner.cache_instances:
+            write_atomic(staged, json.dumps([asdict_without_nones(instance) for instance in instances], indent=2))
+    if any(instance.id is None for instance in instances):
+        instances = with_instance_ids(instances)
+    limit = spec.adapter_spec.max_eval_instances
+    if limit is not None:
+        instances = downsample_eval_instances(instances, limit, spec.adapter_spec.eval_splits or EVAL_SPLITS)
+    parallelism = runner.executor.execution_spec.parallelism
+    instances = DataPreprocessor(spec.data_augmenter_spec).preprocess(instances, parallelism)
+    return AdapterFactory.get_adapter(spec.adapter_spec, runner.tokenizer_service).adapt(instances, parallelism)
+
+
+class PromptStore:
+    """Request states on disk under ``<output_path>/prompts``. A file that cannot be used is as good as none."""
+
+    def __init__(self, output_path: Path) -> None:
+        self.output_path = output_path
+        self._fingerprints: dict[int, str] = {}
+
+    def load(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> list[RequestState] | None:
+        """The kept states with the model of ``spec`` filled in; ``None`` when there are none for just this run."""
+        path = self._path(spec, scenario, window, tokenizer)
+        if path is None or not path.is_file():
+            return None
+        try:
+            stamp, _, states = path.read_text(encoding="utf-8").partition("\n")
+            if stamp != self._stamp(spec, scenario):
+                return None
+            kept = _with_shared_instances(states)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return None
+        model, deployment = spec.adapter_spec.model, spec.adapter_spec.model_deployment
+        return [
+            replace(state, request=replace(state.request, model=model, model_deployment=deployment)) for state in kept
+        ]
+
+    def store(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any, states: list[RequestState]) -> None:
+        path = self._path(spec, scenario, window, tokenizer)
+        if path is not None and not any(state.request.multimodal_prompt for state in states):
+            write_atomic(path, self._stamp(spec, scenario) + "\n" + to_json_single_line(states))
+
+    def _path(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> Path | None:
+        fingerprint = self._fingerprint(tokenizer)
+        if fingerprint is None:
+            return None
+        adapter = replace(spec.adapter_spec, model="", model_deployment="")
+        content = {
+            "format": FORMAT,
+            "scenario": asdict_without_nones(spec.scenario_spec),
+            "adapter": asdict_without_nones(adapter),
+            "augmenter": asdict_without_nones(spec.data_augmenter_spec),
+            "window": window,
+            "tokenizer": fingerprint,
+            "helm": helm_version(),
+        }
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
+        return self.output_path / "prompts" / f"{scenario.name}-{digest}.json"
+
+    def _fingerprint(self, tokenizer: Any) -> str | None:
+        """A hash of the tokenizer itself; ``None`` for one without a serialized form (its prompts are not kept)."""
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        if id(tokenizer) not in self._fingerprints:
+            content = (
+                f"{backend.to_str()}{tokenizer.special_tokens_map}{tokenizer.num_special_tokens_to_add(pair=False)}"
+            )
+            self._fingerprints[id(tokenizer)] = hashlib.sha256(content.encode()).hexdigest()
+        return self._fingerprints[id(tokenizer)]
+
+    def _stamp(self, spec: RunSpec, scenario: Scenario) -> str:
+        """A hash of the names, sizes and times of the files the instances come from."""
+        places = [
+            self.output_path / "scenarios" / scenario.name,
+            instances_file(self.output_path, scenario.name, spec.scenario_spec.args).parent,
+        ]
+        digest = hashlib.sha256()
+        for place in places:
+            for line in sorted(_files(str(place))):
+                digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def _with_shared_instances(text: str) -> list[RequestState]:
+    """States from JSON. HELM knows an instance by identity: all requests about one must hold the same object."""
+    instances: dict[str, Instance] = {}
+    states = []
+    for raw in json.loads(text):
+        key = json.dumps(raw["instance"], sort_keys=True)
+        state = from_json(json.dumps(raw), RequestState)
+        states.append(replace(state, instance=instances.setdefault(key, state.instance)))
+    return states
+
+
+def _files(directory: str) -> Iterator[str]:
+    try:
+        entries = list(os.scandir(directory))
+    except OSError:
+        return
+    for entry in entries:
+        if entry.is_dir():
+            yield from _files(entry.path)
+        elif not entry.name.endswith(".lock"):
+            status = entry.stat()
+            yield f"{entry.path}\0{status.st_size}\0{status.st_mtime_ns}\n"

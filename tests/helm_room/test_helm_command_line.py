@@ -1,0 +1,117 @@
+"""HELM's own command line with our engine: the runner by its name, and the client by model_deployments.yaml."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from autoeval.helm.run import run_helm_task
+from autoeval.helm.spec import HelmTask
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+ENTRY = "dyck_language:num_parenthesis_pairs=3"
+RUNNER = ("--runner-class-name", "autoeval.helm.runner.BulkRunner")
+
+DEPLOYMENTS = """
+model_deployments:
+  - name: local/first
+    model_name: local/first
+    tokenizer_name: local/first-tokenizer
+    max_sequence_length: 512
+    client_spec:
+      class_name: autoeval.helm.runner.EngineClient
+      args: {{pretrained_model_name_or_path: {path}, dtype: float32, device: cpu}}
+"""
+TOKENIZERS = """
+tokenizer_configs:
+  - name: local/first-tokenizer
+    tokenizer_spec:
+      class_name: helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer
+      args: {{pretrained_model_name_or_path: {path}}}
+    end_of_text_token: "<|endoftext|>"
+    prefix_token: "<|endoftext|>"
+"""
+METADATA = """
+models:
+  - {name: local/first, display_name: first, description: a test, creator_organization_name: Local, access: closed,
+     release_date: 2026-01-01, tags: [TEXT_MODEL_TAG, PARTIAL_FUNCTIONALITY_TEXT_MODEL_TAG]}
+"""
+
+
+def helm_run(output: Path, model: str, *options: str) -> Path:
+    """Run HELM's command line for ENTRY in a process of its own; the run's directory."""
+    command = [
+        str(Path(sys.executable).with_name("helm-run")), "-r", f"{ENTRY},model={model}", "--suite", "s", "-m", "4",
+        "-o", str(output), "--disable-cache", "--exit-on-error", "-n", "2", *options,
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1",
+    }  # fmt: skip
+    done = subprocess.run(command, cwd=output, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    (directory,) = (output / "runs" / "s").glob("dyck_language*")
+    return directory
+
+
+def answers(directory: Path) -> list[tuple[str, str, float]]:
+    states = json.loads((directory / "scenario_state.json").read_text())["request_states"]
+    completions = [(state["request"]["prompt"], state["result"]["completions"][0]) for state in states]
+    return [(prompt, completion["text"], round(completion["logprob"], 4)) for prompt, completion in completions]
+
+
+def test_helm_run_with_our_runner_or_our_client_gives_what_the_daemon_gets(
+    tiny_models: tuple[Path, Path], tmp_path: Path
+) -> None:
+    from autoeval.models.hf import HuggingFaceModel
+
+    path = tiny_models[0]
+    model = HuggingFaceModel(path, dtype="float32", device="cpu")
+    run_helm_task(
+        HelmTask("dyck_language", "v", (ENTRY,), (), 4), model,
+        model_name="first", tokenizer_path=path, output_path=tmp_path / "daemon", suite="s",
+    )  # fmt: skip
+    (daemon,) = (tmp_path / "daemon" / "runs" / "s").glob("dyck_language*")
+    expected = answers(daemon)
+    assert len(expected) == 4 and any(logprob < 0 for _, _, logprob in expected)
+
+    (tmp_path / "flag").mkdir()
+    flagged = helm_run(
+        tmp_path / "flag", f"huggingface/{path.name}", *RUNNER, "--enable-local-huggingface-models", str(path)
+    )
+    assert answers(flagged) == expected
+    assert list((tmp_path / "flag" / "prompts").glob("dyck_language-*.json"))
+
+    configuration = tmp_path / "yaml" / "local"
+    configuration.mkdir(parents=True)
+    for name, text in (
+        ("model_deployments", DEPLOYMENTS.format(path=path)),
+        ("tokenizer_configs", TOKENIZERS.format(path=path)),
+        ("model_metadata", METADATA),
+    ):
+        (configuration / f"{name}.yaml").write_text(text)
+    deployed = helm_run(tmp_path / "yaml", "local/first", "--local-path", str(configuration))  # HELM's own Runner
+    assert answers(deployed) == expected
+
+
+def test_a_deployment_that_is_no_model_directory_is_refused(tmp_path: Path) -> None:
+    from helm.benchmark import model_deployment_registry as deployments
+    from helm.benchmark.model_metadata_registry import get_unknown_model_metadata, register_model_metadata
+
+    from autoeval.helm.runner import engine_of
+
+    name = "test/remote"
+    register_model_metadata(get_unknown_model_metadata(name))
+    deployments.register_model_deployment(
+        deployments.ModelDeployment(
+            name, deployments.ClientSpec("helm.clients.simple_client.SimpleClient"), name, "simple/tokenizer1"
+        )
+    )
+    with pytest.raises(ValueError, match=r"'test/remote'.*EngineClient.*got helm\.clients\.simple_client"):
+        engine_of(name)
