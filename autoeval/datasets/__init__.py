@@ -45,7 +45,7 @@ continuations given the prompt (``acc``, ``acc_norm`` by bytes, ``acc_norm_token
 one): ``template`` is then the context alone and ``inferencer=dict(type="LLInferencer", continuation=" {choice}")`` the
 continuation, a string or one per label; without choices it is scored alone (``GreedyEvaluator``). ``CLPInferencer``: the
 probability of each one-token choice (``AUCROCEvaluator``). ``GenInferencer`` generates: ``max_out_len``, ``stop``,
-``temperature``, ``top_p``, ``seed``, ``num_return_sequences``; in its template ``{<output_column>}`` is empty in the prompt and
+``min_out_len``, ``temperature``, ``top_p``, ``top_k``, ``seed``, ``num_return_sequences``; in its template ``{<output_column>}`` is empty in the prompt and
 filled in examples. ``SCInferencer`` with ``eval_cfg=dict(sc_size=...)``: the majority of sampled answers.
 ``ChatInferencer``: answers within a dialogue. ``PPLOnlyInferencer``: what a text costs (``BPBEvaluator``).
 

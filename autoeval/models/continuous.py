@@ -21,7 +21,7 @@ from autoeval.models.memory import slots_within, tokens_within
 from autoeval.models.network import Network
 from autoeval.models.projection import summarize
 from autoeval.models.scoring import count, halve, on, refuse_nan
-from autoeval.models.text import Row, append, sample
+from autoeval.models.text import Row, append, pick
 from autoeval.models.trie import Segment, Walk, key_of
 
 SLOTS = {"cpu": 64, "cuda": 256}  # texts that grow at once, at most
@@ -134,9 +134,9 @@ class _Batch:
         logprobs = summary.best_logit - summary.log_total
         chosen = summary.best
         for number, row in enumerate(rows):
-            if row.generator is not None:
+            if row.has_rules:
                 logits = self.network.logits(hidden[number : number + 1])[0]
-                chosen[number] = sample(logits, row.request, row.generator)
+                chosen[number] = pick(logits, row)
                 logprobs[number] = logits[chosen[number]] - summary.log_total[number]
         found = logprobs.tolist()
         refuse_nan(found)  # also when the token ends the text and would leave no trace

@@ -11,7 +11,7 @@ from autoeval.models.continuous import decode_walking
 from autoeval.models.network import Network
 from autoeval.models.requests import GenerationRequest, GenerationResult
 from autoeval.models.scoring import check_tokens, count, halve, refuse_nan
-from autoeval.models.text import Row, append, result, sample
+from autoeval.models.text import Row, append, pick, result
 
 
 def decode(model: Any, network: Network, requests: Sequence[GenerationRequest]) -> list[GenerationResult]:
@@ -45,6 +45,11 @@ def _row(model: Any, vocab_size: int, index: int, request: GenerationRequest) ->
         )
     if not 0 < request.top_p <= 1 or request.temperature < 0:
         raise ValueError(f"temperature {request.temperature} and top_p {request.top_p}: expected >= 0, and in (0, 1]")
+    if request.top_k < 0 or not 0 <= request.min_new_tokens <= request.max_new_tokens:
+        raise ValueError(
+            f"top_k {request.top_k} and min_new_tokens {request.min_new_tokens}: expected >= 0, and at most "
+            f"max_new_tokens ({request.max_new_tokens})"
+        )
     excess = max(0, len(prompt) - room)
     model.cost.prompt_tokens += len(prompt) - excess
     return Row(index, request, prompt[excess:], excess, model.stop_ids | _special(model.tokenizer, request.stop))
@@ -118,8 +123,8 @@ def _choose(logits: torch.Tensor, rows: Sequence[Row]) -> torch.Tensor:
     """The next token of each row; ``logits`` [rows, vocabulary]. Each sampled row draws from its own seed."""
     chosen = logits.argmax(dim=-1)
     for number, row in enumerate(rows):
-        if row.generator is not None:
-            chosen[number] = sample(logits[number], row.request, row.generator)
+        if row.has_rules:
+            chosen[number] = pick(logits[number], row)
     return chosen
 
 

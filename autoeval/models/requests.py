@@ -34,7 +34,11 @@ class LoglikelihoodResult:
 
 @dataclass(frozen=True)
 class GenerationRequest:
-    """Continue ``prompt`` (token ids). ``stop`` strings end the text and are not part of it. Temperature 0: greedy."""
+    """Continue ``prompt`` (token ids). ``stop`` strings end the text and are not part of it. Temperature 0: greedy.
+
+    Sampling keeps the ``top_k`` likeliest tokens (0: all), and of these the smallest set that reaches ``top_p``, as
+    transformers does. End-of-text tokens are left out of the first ``min_new_tokens`` tokens.
+    """
 
     prompt: tuple[int, ...]
     max_new_tokens: int
@@ -42,6 +46,8 @@ class GenerationRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
+    min_new_tokens: int = 0
 
 
 @dataclass(frozen=True)

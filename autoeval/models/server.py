@@ -249,9 +249,14 @@ class ChatServer(CompletionsServer):
 
 
 def _sampling(request: Any) -> dict[str, Any]:
+    """The protocol's parameters; ``top_k`` and ``min_tokens`` are vLLM's names for what the protocol does not have."""
     body: dict[str, Any] = {"max_tokens": request.max_new_tokens, "temperature": request.temperature}
     if request.temperature > 0:
         body["top_p"] = request.top_p
+        if request.top_k:
+            body["top_k"] = request.top_k
+    if request.min_new_tokens:
+        body["min_tokens"] = request.min_new_tokens
     if request.seed is not None:
         body["seed"] = request.seed
     if request.stop:

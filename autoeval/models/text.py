@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -27,6 +28,11 @@ class Row:
     generator: torch.Generator | None = None
 
     @property
+    def has_rules(self) -> bool:
+        """Whether the next token may be another than the likeliest one."""
+        return self.generator is not None or len(self.tokens) < self.request.min_new_tokens
+
+    @property
     def size(self) -> int:
         """Tokens of cache it needs in the end."""
         return len(self.prompt) + self.request.max_new_tokens
@@ -41,9 +47,19 @@ class Row:
             self.generator = torch.Generator().manual_seed(random.getrandbits(63) if seed is None else seed)
 
 
-def sample(logits: torch.Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
-    """Nucleus sampling by the inverse of the cumulative distribution: one uniform number a token, drawn on the CPU."""
-    probabilities, tokens = torch.softmax(logits.double().cpu() / request.temperature, dim=-1).sort(descending=True)
+def pick(logits: torch.Tensor, row: Row) -> int:
+    """The next token of ``row`` by its request's rules; ``logits`` [vocabulary]."""
+    if len(row.tokens) < row.request.min_new_tokens:
+        logits = logits.index_fill(0, torch.tensor(sorted(row.ends), dtype=torch.long, device=logits.device), -math.inf)
+    return int(logits.argmax()) if row.generator is None else _sample(logits, row.request, row.generator)
+
+
+def _sample(logits: torch.Tensor, request: GenerationRequest, generator: torch.Generator) -> int:
+    """By the inverse of the cumulative distribution: one uniform number a token, drawn on the CPU."""
+    scaled = logits.double().cpu() / request.temperature
+    if 0 < request.top_k < len(scaled):
+        scaled = scaled.masked_fill(scaled < scaled.topk(request.top_k).values[-1], -math.inf)
+    probabilities, tokens = torch.softmax(scaled, dim=-1).sort(descending=True)
     cumulative = probabilities.cumsum(dim=0)
     kept = int((cumulative - probabilities < request.top_p).sum())  # the smallest set that reaches top_p
     drawn = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[kept - 1]

@@ -27,6 +27,8 @@ class ChatRequest:
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int | None = None
+    top_k: int = 0
+    min_new_tokens: int = 0
 
 
 class ChatModel(Protocol):
@@ -36,11 +38,12 @@ class ChatModel(Protocol):
 
 
 class GenInferencer:
-    """Generates ``max_out_len`` tokens at most, up to the first stop string. ``temperature`` 0 is greedy.
+    """Generates ``max_out_len`` tokens at most, up to the first stop string, and at least ``min_out_len``, unless a stop
+    string comes earlier. ``temperature`` 0 is greedy.
 
     ``num_return_sequences`` above 1 samples so many texts, and the prediction is their list. A sampled text depends on
     ``seed``, the item and its place in the list alone. ``generation_kwargs`` are accepted as OpenCompass's users write
-    them (``do_sample``, ``temperature``, ``top_p``, ``num_return_sequences``).
+    them (``do_sample``, ``temperature``, ``top_p``, ``top_k``, ``num_return_sequences``).
     """
 
     kind = "text"
@@ -52,6 +55,7 @@ class GenInferencer:
         stop: Sequence[str] = (),
         temperature: float = 0.0,
         top_p: float = 1.0,
+        top_k: int = 0,
         seed: int = 0,
         num_return_sequences: int = 1,
         min_out_len: int | None = None,
@@ -64,6 +68,7 @@ class GenInferencer:
         if wants is False:
             temperature = 0.0
         self.temperature, self.top_p = temperature, float(sampling.pop("top_p", top_p))
+        self.top_k = int(sampling.pop("top_k", top_k))
         self.sequences = int(sampling.pop("num_return_sequences", num_return_sequences))
         self.seed = seed
         self.max_out_len = max_out_len
@@ -76,8 +81,9 @@ class GenInferencer:
             )
         if self.sequences > 1 and self.temperature == 0:
             raise ValueError("num_return_sequences above 1 needs a temperature: greedy texts are all the same")
-        if min_out_len is not None and min_out_len > 1:
-            raise ValueError(f"min_out_len {min_out_len}: models here end when they end; only 1 is supported")
+        self.min_out_len = min_out_len or 0
+        if not 0 <= self.min_out_len <= max_out_len:
+            raise ValueError(f"min_out_len {min_out_len}: expected 0 to max_out_len, which is {max_out_len}")
 
     def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
         asked = [self._prompt(model, sample, prompting) for sample in samples]
@@ -119,7 +125,9 @@ class GenInferencer:
             name = f"{self.seed}:{sample.key}" + (f":{number}" if number else "")
             seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
         kind: Any = ChatRequest if prompt and isinstance(prompt[0], dict) else GenerationRequest
-        return kind(prompt, self.max_out_len, self.stop, self.temperature, self.top_p, seed)
+        return kind(
+            prompt, self.max_out_len, self.stop, self.temperature, self.top_p, seed, self.top_k, self.min_out_len
+        )
 
 
 class SCInferencer(GenInferencer):

@@ -42,7 +42,7 @@ _KEYS = {
 }
 _MODEL_KWARGS = {"torch_dtype", "dtype", "device_map", "trust_remote_code", "low_cpu_mem_usage", "use_safetensors"}
 _TOKENIZER_KWARGS = {"padding_side", "truncation_side", "trust_remote_code", "use_fast", "padding", "truncation"}
-_GENERATION_KWARGS = {"do_sample", "temperature", "top_p", "num_return_sequences"}
+_GENERATION_KWARGS = {"do_sample", "temperature", "top_p", "top_k", "num_return_sequences"}
 _GENERATING = ("GenInferencer", "SCInferencer", "ChatInferencer")
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
 

@@ -188,6 +188,34 @@ def test_sampling_depends_on_the_seed_alone(model: HuggingFaceModel) -> None:
     assert nearly_greedy.tokens == model.generate([GenerationRequest((20, 30), 10)])[0].tokens
 
 
+def test_a_text_is_not_ended_before_its_least_length(model: HuggingFaceModel) -> None:
+    free = model.generate([GenerationRequest((20, 30), 8)])[0]
+    model.stop_ids |= {free.tokens[0], free.tokens[1]}
+    try:
+        assert model.generate([GenerationRequest((20, 30), 8)])[0].tokens == ()
+        requests = [GenerationRequest((20, 30), 8, min_new_tokens=least) for least in (0, 3, 8)]
+        texts = [one.tokens for one in model.generate(requests)]
+        inputs = {"input_ids": torch.tensor([[20, 30]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}
+        ends = sorted(model.stop_ids)
+        for request, text in zip(requests[1:], texts[1:], strict=True):
+            least = request.min_new_tokens
+            made = model.model.generate(
+                **inputs, max_new_tokens=8, min_new_tokens=least, do_sample=False, eos_token_id=ends, pad_token_id=0
+            )[0, 2:].tolist()
+            assert list(text) == [token for token in made if token not in ends]
+            assert len(text) >= least
+    finally:
+        model.stop_ids -= {free.tokens[0], free.tokens[1]}
+    with pytest.raises(ValueError, match="min_new_tokens 9"):
+        model.generate([GenerationRequest((20, 30), 8, min_new_tokens=9)])
+
+
+def test_top_k_keeps_the_likeliest(model: HuggingFaceModel) -> None:
+    requests = [GenerationRequest((25,), 1, temperature=5.0, top_k=3, seed=seed) for seed in range(200)]
+    likeliest = model.model(torch.tensor([[25]])).logits[0, -1].topk(3).indices.tolist()
+    assert {one.tokens[0] for one in model.generate(requests)} == set(likeliest)
+
+
 def test_sampled_frequencies_are_the_models_probabilities(model: HuggingFaceModel) -> None:
     requests = [GenerationRequest((25,), 1, temperature=2.0, seed=seed) for seed in range(1500)]
     sampled = [one.tokens for one in model.generate(requests)]

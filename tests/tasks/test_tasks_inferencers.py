@@ -82,8 +82,12 @@ def test_several_texts_differ_come_again_and_count_together(model: HuggingFaceMo
     sampled = {"do_sample": True, "temperature": 1.0, "num_return_sequences": 4}
     same = generate(tmp_path / "d", rows, {"type": "GenInferencer", "max_out_len": 4, "generation_kwargs": sampled})
     assert infer_samples(same, model, same.samples) == first
-    with pytest.raises(ValueError, match="'top_k' is not supported"):
-        generate(tmp_path / "e", rows, {"type": "GenInferencer", "generation_kwargs": {"top_k": 40}})
+    one = {"do_sample": True, "temperature": 1.0, "top_k": 1}
+    likeliest = generate(tmp_path / "e", rows, {"type": "GenInferencer", "max_out_len": 4, "generation_kwargs": one})
+    greedy = generate(tmp_path / "f", rows, {"type": "GenInferencer", "max_out_len": 4})
+    assert infer_samples(likeliest, model, likeliest.samples) == infer_samples(greedy, model, greedy.samples)
+    with pytest.raises(ValueError, match="'typical_p' is not supported"):
+        generate(tmp_path / "g", rows, {"type": "GenInferencer", "generation_kwargs": {"typical_p": 0.9}})
 
 
 def test_self_consistency_takes_the_majority(model: HuggingFaceModel, tmp_path: Path) -> None:
