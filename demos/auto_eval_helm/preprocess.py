@@ -3,7 +3,7 @@
     python demos/auto_eval_helm/preprocess.py corpus.jsonl /data/corpus/corpus \
         --vocab-file /data/gpt2/vocab.json --merge-file /data/gpt2/merges.txt
 
-writes ``/data/corpus/corpus_text_document.{bin,idx}``, the names and bytes that Megatron-LM's own
+writes ``/data/corpus/corpus_text_document.{bin,idx}``, the names and the format that Megatron-LM's own
 ``tools/preprocess_data.py --append-eod`` gives (use that one for many processes on a large corpus). Every line is a
 JSON object with the text under ``--json-key``. The two files appear only when both are whole.
 """

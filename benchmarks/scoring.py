@@ -1,6 +1,6 @@
 """The scorer against others: CPU seconds, tokens and agreement on the same model and the same token ids.
 
-    python benchmarks/scorer.py [--work mmlu hellaswag generation ppl] [--items 60] [--rounds 3] [--json FILE]
+    python benchmarks/scoring.py [--work mmlu hellaswag generation ppl] [--items 60] [--rounds 3] [--json FILE]
                                 [--lm-eval SITE_PACKAGES] [--batch 1] [--model gpt2|llama] [--profile]
 
 Systems take turns, every round all of them, in one process with one thread; ratios are medians of the rounds' ratios.
