@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from autoeval.convert import buffers
 from autoeval.convert.architectures import ARCHITECTURES
 from autoeval.convert.errors import BadWeights, ConversionError, OutputError, Quarantined, SourceChanged
 from autoeval.convert.loss import ExpectedLoss, check_loss
@@ -111,7 +112,10 @@ def _write(prepared: Prepared, here: Path, output: Path, max_shard_bytes: int, p
     if progress:
         progress(0, size)  # the caller may make room now
     _check_space(here, size)
-    written = write_model(here, tensors, dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+    try:
+        written = write_model(here, tensors, dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+    finally:
+        buffers.release()
     try:
         check_layout(here, tensors, written, dtype)
     except ConversionError as error:

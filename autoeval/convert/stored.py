@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoeval.convert.buffers import empty
 from autoeval.convert.errors import ConversionError
 
 if TYPE_CHECKING:
@@ -77,7 +78,6 @@ class Stored:
 
     def read_into(self, target: Tensor) -> None:
         """``target`` has this shape and dtype. Raises ``ConversionError`` when the file ends too early."""
-        import torch
 
         layout = self.layout
         if layout.is_contiguous() and target.is_contiguous():
@@ -87,7 +87,7 @@ class Stored:
         if span < layout.numel():
             raise ConversionError(f"{self.file}: a tensor of shape {self.shape} is stored in {span} elements")
         self._check_end(span)
-        raw = torch.empty(span, dtype=layout.dtype)
+        raw = empty((span,), layout.dtype)
         self._read(raw)
         target.copy_(raw.as_strided(layout.shape, layout.stride()))
 
@@ -141,7 +141,6 @@ class Stored:
 def join(parts: Iterable[tuple[tuple[slice, ...], Stored]], shape: tuple[int, ...], name: str) -> Tensor:
     """A tensor of ``shape`` made of ``parts``, each with its place in it. What no part fills is NaN, so that the check
     for finite weights sees a hole. ``name`` is for error messages."""
-    import torch
 
     parts = list(parts)
     if not parts:
@@ -150,7 +149,7 @@ def join(parts: Iterable[tuple[tuple[slice, ...], Stored]], shape: tuple[int, ..
         raise ConversionError(f"{name} is stored as {', '.join(sorted(kinds))}, expected one of {', '.join(DTYPES)}")
     for _, part in parts:
         part._check_end(part.layout.numel())
-    whole = torch.empty(shape, dtype=parts[0][1].layout.dtype)
+    whole = empty(shape, parts[0][1].layout.dtype)
     if len(parts) > 1 or parts[0][1].shape != shape:
         whole.fill_(float("nan"))
     for place, part in parts:
