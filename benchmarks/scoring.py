@@ -35,7 +35,7 @@ HOME = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(HOME))
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import torch  # noqa: E402
+import torch  # noqa: E402 - after the path and the environment, here and below
 
 from autoeval.models.hf import HuggingFaceModel  # noqa: E402
 from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest  # noqa: E402

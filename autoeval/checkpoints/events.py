@@ -70,7 +70,7 @@ class Events:
         if observer is None:  # stopped by another thread
             return False
         handler = FileSystemEventHandler()
-        handler.on_any_event = (  # type: ignore[method-assign]
+        handler.on_any_event = (  # type: ignore[method-assign]  # a class a handler would say no more
             self._on_root_event if self._root in (path, *path.parents) else self._on_parent_event
         )
         try:

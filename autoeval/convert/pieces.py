@@ -57,6 +57,7 @@ def _rebuild(processor: Any) -> Any:
     from sentencepiece import sentencepiece_model_pb2
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+    # The module is made when it is imported: mypy sees nothing in it.
     described: Any = sentencepiece_model_pb2.ModelProto.FromString(processor.serialized_model_proto())  # type: ignore[attr-defined]
     pieces = [(piece.piece, piece.score) for piece in described.pieces]
     kinds = described.SentencePiece

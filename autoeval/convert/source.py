@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,7 +29,7 @@ class Source(Protocol):
         ...
 
 
-class LastRead:
+class LastRead(ABC):
     """Keeps the last tensor, no more: the parts of a fused one are asked for one after another, and read once."""
 
     path: Path
@@ -51,8 +52,9 @@ class LastRead:
                 raise ConversionError(f"{self.path}: {name} cannot be put together: {error}") from error
         return self._last[1]
 
+    @abstractmethod
     def _read(self, name: str) -> Tensor:
-        raise NotImplementedError
+        """One weight, merged over all ranks; ``name`` is one of ``names()``."""
 
 
 def is_checkpoint(path: Path) -> bool:

@@ -43,7 +43,7 @@ def offline() -> Iterator[None]:
         yield
     finally:
         for module, value in flags:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]
+            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]  # looked for by name above
         _set_environment(before)
         urllib.request.install_opener(None)
 

@@ -102,7 +102,7 @@ def main_metric(spec: Mapping[str, Any]) -> tuple[str, str]:
         metadata = create_scenario(ScenarioSpec(**spec["scenario_spec"])).get_metadata()
         return metadata.main_metric, metadata.main_split
     except NotImplementedError:
-        pass
+        pass  # HELM's base class raises it: a scenario without metadata of its own, which the schema may know
     environments = _schema_environments() | _USERS_OWN_DATA
     for group in reversed(spec.get("groups", [])):
         if group in environments:

@@ -114,7 +114,7 @@ class HuggingFaceModel:
     def unload(self) -> None:
         """Free the weights; the model cannot be asked any more."""
         self.model = None
-        self._network = None  # type: ignore[assignment]
+        self._network = None  # type: ignore[assignment]  # nothing may use it from here on
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()

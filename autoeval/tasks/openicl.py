@@ -101,7 +101,7 @@ class Task:
         return status
 
     def _do(self, model: Mapping[str, Any], dataset: Mapping[str, Any]) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # not abstract: a task may be nothing but its command
 
     def _close(self) -> None:
         """Let go of what was loaded."""

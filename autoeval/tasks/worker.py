@@ -77,11 +77,11 @@ def serve(emit: Events) -> None:
 def warm_up() -> None:
     """Import what every checkpoint needs, while its save may still be under way: a conversion can then begin at once."""
     try:
-        import torch  # noqa: F401
+        import torch  # noqa: F401 - imported for its time, as the last line
         import transformers
 
         import autoeval.convert.conversion
-        import autoeval.models.hf  # noqa: F401
+        import autoeval.models.hf  # noqa: F401 - likewise
 
         for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"):
             getattr(transformers, name)  # the package is lazy: this imports what is behind the name
@@ -187,7 +187,9 @@ def log_file(path: Path) -> Iterator[None]:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line."""
+    """An exception in one line; the project's own say all there is to know without the name of their class."""
+    if type(error).__module__.partition(".")[0] in ("autoeval", "recorder") and str(error):
+        return " ".join(str(error).split("\n"))
     return "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
 
 
