@@ -33,13 +33,13 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--summarizer", metavar="NAME", help="a name of config/summarizers (default: example)")
     group.add_argument("--config-dir", metavar="DIR", help="instead of this repository's config/")
-    group.add_argument("--data-dir", default="./data", metavar="DIR", help="default: %(default)s")
+    group.add_argument("--data-dir", metavar="DIR", help="default: ./data")
     group.add_argument("--limit", type=_positive, metavar="N", help="N items of each dataset, always the same ones")
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a Hugging Face model")
-    group.add_argument("--hf-type", choices=("base", "chat"), default="chat", help="default: %(default)s")
+    group.add_argument("--hf-type", choices=("base", "chat"), help="default: chat")
     group.add_argument("--hf-path", metavar="PATH")
     group.add_argument("--peft-path", metavar="PATH", help="an adapter")
     group.add_argument("--tokenizer-path", metavar="PATH", help="when it is not beside the model")
@@ -51,7 +51,7 @@ def _add_model(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--max-out-len", type=_positive, metavar="N", help="where the dataset does not say itself")
     group.add_argument("--batch-size", type=_positive, metavar="N", help="default: what memory and device allow")
     group.add_argument("--pad-token-id", type=int, metavar="N", help="accepted; padding is exact without it")
-    group.add_argument("--hf-num-gpus", "--num-gpus", type=_count, default=1, metavar="N", help="default: %(default)s")
+    group.add_argument("--hf-num-gpus", "--num-gpus", type=_count, metavar="N", help="default: 1")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

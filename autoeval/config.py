@@ -98,6 +98,7 @@ class IclSection(_Section):
     datasets: list[str] = Field(min_length=1)
     data_dir: Path = Path("data")
     limit: int | None = Field(None, gt=0)
+    allow_code_execution: bool = Field(False, description="HumanEval runs what the model wrote, isolated")
 
 
 class ModelSection(_Section):

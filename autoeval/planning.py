@@ -63,7 +63,9 @@ def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
     """The part of the configuration that says what to evaluate."""
     icl = helm = None
     if config.icl is not None and eval_type in ("icl", "all"):
-        icl = IclPlan(tuple(config.icl.datasets), str(config.icl.data_dir), config.icl.limit)
+        icl = IclPlan(
+            tuple(config.icl.datasets), str(config.icl.data_dir), config.icl.limit, config.icl.allow_code_execution
+        )
     if config.helm is not None and eval_type in ("helm", "all"):
         chosen = config.helm.benchmarks
         helm = HelmPlan(

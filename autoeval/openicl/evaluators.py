@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from autoeval.datasets.names import look_up
+from autoeval.datasets.names import class_name, look_up
 from autoeval.openicl.choice_metrics import (
     AccEvaluator,
     AUCROCEvaluator,
@@ -69,13 +69,23 @@ EVALUATORS: Mapping[str, type] = {
 }
 
 
+def check_code_execution(eval_cfg: Mapping[str, Any], name: str, allowed: bool, how: str) -> None:
+    """Refuse, before anything is computed, to score what may not be run. ``how`` says where it is allowed.
+
+    Raises ``ValueError`` naming the dataset ``name``.
+    """
+    chosen = EVALUATORS.get(class_name(eval_cfg.get("evaluator", {}).get("type", "")))
+    if not allowed and chosen is HumanEvalEvaluator:
+        raise ValueError(f"dataset '{name}': scoring it runs code that the model wrote: allow it with {how}")
+
+
 def build_evaluator(options: Mapping[str, Any], *, allow_code_execution: bool = False) -> Any:
     """From ``dict(type="AccEvaluator")``. ``allow_code_execution`` is for those that run what a model wrote."""
     keywords = {key: value for key, value in options.items() if key != "type"}
     chosen = look_up(EVALUATORS, options.get("type", ""), "evaluator")
     if chosen is HumanEvalEvaluator:  # never from the configuration: it comes with the data
         if "allow_code_execution" in keywords:
-            raise ValueError("allow_code_execution is given on the command line, not in a configuration")
+            raise ValueError("allow_code_execution is not a dataset's to give: it belongs to whoever runs it")
         keywords["allow_code_execution"] = allow_code_execution
     try:
         return chosen(**keywords)

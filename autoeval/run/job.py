@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.names import class_name
+from autoeval.openicl.evaluators import check_code_execution
 from autoeval.partitioners import build_partitioner
 from autoeval.run.patterns import matching_files
 from autoeval.run.secrets import without_secrets
@@ -30,7 +31,13 @@ from autoeval.tasks.results import mode_of
 logger = logging.getLogger("autoeval.run")
 
 Options = dict[str, Any]
+DEFAULT_DATA_DIR = "./data"
 _TASKS = {"infer": "OpenICLInferTask", "eval": "OpenICLEvalTask"}
+# Flags that describe the model of --hf-path, and nothing else.
+_MODEL_FLAGS = (
+    *("hf_type", "peft_path", "tokenizer_path", "model_kwargs", "tokenizer_kwargs", "max_seq_len", "max_out_len"),
+    *("batch_size", "pad_token_id", "hf_num_gpus"),
+)
 
 
 @dataclass(frozen=True)
@@ -69,7 +76,7 @@ class Job:
         }
 
     def dump(self) -> str:
-        """A configuration file that gives this job again, secrets apart."""
+        """A configuration file that gives this job again; secrets are to be set in the environment."""
         content = {
             "models": self.models,
             "datasets": self.datasets,
@@ -77,8 +84,13 @@ class Job:
             "eval": {"partitioner": self.eval.partitioner, "runner": self.eval.runner},
             "summarizer": self.summarizer,
             "work_dir": str(self.work_dir),
+            "data_dir": str(self.data_dir),
+            "limit": self.limit,
+            "dump_eval_details": self.dump_details,
+            "allow_code_execution": self.allow_code_execution,
         }
-        lines = [f"{key} = {pprint.pformat(value, width=120, sort_dicts=False)}\n" for key, value in content.items()]
+        lines = [f"# Set {name} in the environment: its value was taken out of this file.\n" for name in self.secrets]
+        lines += [f"{key} = {pprint.pformat(value, width=120, sort_dicts=False)}\n" for key, value in content.items()]
         return "\n".join(lines)
 
 
@@ -89,9 +101,9 @@ def read_job(options: argparse.Namespace) -> Job:
     if options.config is not None:
         where = str(options.config)
         config = read_config(Path(options.config))
-        for flag in ("models", "datasets", "hf_path"):
-            if getattr(options, flag):
-                logger.warning("--%s has no effect: %s says what is evaluated", flag.replace("_", "-"), where)
+        _say_without_effect(
+            options, ("models", "datasets", "hf_path", *_MODEL_FLAGS), f"{where} says what is evaluated"
+        )
         models, datasets = config.get("models"), config.get("datasets")
     else:
         models, datasets = _models_of_flags(options), _datasets_of_flags(options)
@@ -113,6 +125,9 @@ def read_job(options: argparse.Namespace) -> Job:
     refuse_double("model", [model_abbr(model) for model in models])
     refuse_double("dataset", [dataset_abbr(dataset) for dataset in datasets])
     _refuse_ranking_by_chat(models, datasets)
+    allowed = options.allow_code_execution or _setting(config, "allow_code_execution", bool, where) or False
+    for dataset in datasets if options.mode in ("all", "eval") else ():
+        check_code_execution(dataset["eval_cfg"], dataset_abbr(dataset), allowed, "--allow-code-execution")
     models, secrets = without_secrets(models)
     job = Job(
         models=models,
@@ -121,10 +136,10 @@ def read_job(options: argparse.Namespace) -> Job:
         eval=_stage(config.get("eval"), "eval", options),
         summarizer=_summarizer(config, options),
         work_dir=Path(options.work_dir or config.get("work_dir") or "outputs/default"),
-        data_dir=Path(options.data_dir).absolute(),
-        limit=options.limit,
-        dump_details=options.dump_eval_details,
-        allow_code_execution=options.allow_code_execution,
+        data_dir=Path(options.data_dir or _setting(config, "data_dir", str, where) or DEFAULT_DATA_DIR).absolute(),
+        limit=options.limit or _setting(config, "limit", int, where),
+        dump_details=options.dump_eval_details or _setting(config, "dump_eval_details", bool, where) or False,
+        allow_code_execution=allowed,
         secrets=secrets,
         lark_bot_url=_lark(config, options) if options.lark else None,
     )
@@ -134,6 +149,21 @@ def read_job(options: argparse.Namespace) -> Job:
         build_runner(stage.runner)
     build_summarizer(job.summarizer)
     return job
+
+
+def _setting(config: Options, key: str, kind: type, where: str) -> Any:
+    """A key of the configuration that a flag goes before; ``None`` when it is not there."""
+    value = config.get(key)
+    if value is not None and (type(value) is not kind or (kind is int and value < 1)):
+        expected = {str: "a string", bool: "True or False", int: "a number of at least 1"}[kind]
+        raise ValueError(f"{where}: {key} is {value!r}, expected {expected}")
+    return value
+
+
+def _say_without_effect(options: argparse.Namespace, flags: Sequence[str], why: str) -> None:
+    for flag in flags:
+        if getattr(options, flag) is not None:
+            logger.warning("--%s has no effect: %s", flag.replace("_", "-"), why)
 
 
 def read_config(file: Path) -> Options:
@@ -182,8 +212,7 @@ def parse_options(pairs: Sequence[str] | None, flag: str) -> Options:
 
 def _models_of_flags(options: argparse.Namespace) -> list[Options] | None:
     if options.models:
-        if options.hf_path:
-            logger.warning("--hf-path has no effect: --models says which models")
+        _say_without_effect(options, ("hf_path", *_MODEL_FLAGS), "--models says which models")
         models: list[Options] = []
         for file in matching_files(_config_dir(options) / "models", options.models):
             found = read_config(file).get("models")
@@ -191,11 +220,14 @@ def _models_of_flags(options: argparse.Namespace) -> list[Options] | None:
                 raise ValueError(f"{file}: there is no list called models in it")
             models += found
         return models
-    return [_hf_model(options)] if options.hf_path else None
+    if not options.hf_path:
+        _say_without_effect(options, _MODEL_FLAGS, "there is no --hf-path")
+        return None
+    return [_hf_model(options)]
 
 
 def _hf_model(options: argparse.Namespace) -> Options:
-    kind = {"base": "HuggingFaceBaseModel", "chat": "HuggingFacewithChatTemplate"}[options.hf_type]
+    kind = {"base": "HuggingFaceBaseModel", "chat": "HuggingFacewithChatTemplate"}[options.hf_type or "chat"]
     name = options.hf_path.rstrip("/").rpartition("/")[2]
     if options.peft_path:
         name += f"_{Path(options.peft_path).name}"
@@ -213,7 +245,7 @@ def _hf_model(options: argparse.Namespace) -> Options:
         "pad_token_id": options.pad_token_id,
     }
     given = {key: value for key, value in model.items() if value is not None and value != {}}
-    return {**given, "run_cfg": {"num_gpus": options.hf_num_gpus}}
+    return {**given, "run_cfg": {"num_gpus": 1 if options.hf_num_gpus is None else options.hf_num_gpus}}
 
 
 def _datasets_of_flags(options: argparse.Namespace) -> list[Options] | None:

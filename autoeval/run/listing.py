@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from autoeval.run.job import DEFAULT_DATA_DIR
 from autoeval.tasks.listing import list_datasets
 
 
@@ -12,7 +13,7 @@ def print_datasets(options: argparse.Namespace) -> int:
     """A table on standard output."""
     from tabulate import tabulate
 
-    data_dir = Path(options.data_dir).absolute()
+    data_dir = Path(options.data_dir or DEFAULT_DATA_DIR).absolute()
     rows = []
     for listed in list_datasets(data_dir, Path(options.config_dir) if options.config_dir else None):
         problem = " ".join((listed.problem or "").split())

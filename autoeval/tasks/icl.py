@@ -16,7 +16,7 @@ from autoeval.datasets.loaders import load_splits, test_rows, train_rows
 from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, in_range, subset
 from autoeval.models.requests import Cost, LanguageModel
 from autoeval.openicl.evaluation import evaluate, reference_of
-from autoeval.openicl.evaluators import build_evaluator
+from autoeval.openicl.evaluators import build_evaluator, check_code_execution
 from autoeval.openicl.inferencers import build_inferencer
 from autoeval.openicl.postprocessors import build_postprocessor
 from autoeval.openicl.prompt_template import PromptTemplate
@@ -42,6 +42,7 @@ class IclTask:
     prompting: Prompting
     infer_cfg: Mapping[str, Any]
     eval_cfg: Mapping[str, Any]
+    allow_code_execution: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,15 +56,26 @@ class IclOutcome:
 
 
 def load_icl_tasks(
-    names: Sequence[str], *, data_dir: Path, config_dir: Path | None = None, limit: int | None = None
+    names: Sequence[str],
+    *,
+    data_dir: Path,
+    config_dir: Path | None = None,
+    limit: int | None = None,
+    allow_code_execution: bool = False,
 ) -> list[IclTask]:
     """The tasks that ``names`` stand for: names of configurations, or paths ending in .py.
 
     ``limit`` takes so many items of each, always the same ones (``autoeval.datasets.rows.subset``). Raises
-    ``ValueError`` (``DatasetError`` for data) naming the file and what is wrong.
+    ``ValueError`` (``DatasetError`` for data) naming the file and what is wrong; also for a task whose scoring runs
+    what the model wrote, unless ``allow_code_execution``.
     """
     configs = [config for name in names for config in read_configs(find_config(name, config_dir))]
-    return [_load(config, data_dir, limit) for config in configs]
+    for config in configs:
+        check_code_execution(
+            config.options["eval_cfg"], config.abbr, allow_code_execution, "icl.allow_code_execution: true"
+        )
+    tasks = [_load(config, data_dir, limit) for config in configs]
+    return [dataclasses.replace(task, allow_code_execution=allow_code_execution) for task in tasks]
 
 
 def load_icl_task(config: DatasetConfig, *, data_dir: Path, limit: int | None = None) -> IclTask:
@@ -75,7 +87,7 @@ def run_icl_task(task: IclTask, model: LanguageModel, *, style: Style | None = N
     """Evaluate ``model``. Raises ``ValueError`` for a log-probability that is no number."""
     before, started = _counters(model.cost), time.perf_counter()
     records = infer_samples(task, model, task.samples, style=style)
-    scores, items = evaluate_records(task, records, style=style)
+    scores, items = evaluate_records(task, records, style=style, allow_code_execution=task.allow_code_execution)
     after = _counters(model.cost)
     cost = {name: value - before.get(name, 0) for name, value in after.items()}
     cost["task_seconds"] = time.perf_counter() - started

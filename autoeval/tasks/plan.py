@@ -47,6 +47,7 @@ class IclPlan:
     datasets: tuple[str, ...]
     data_dir: str
     limit: int | None = None
+    allow_code_execution: bool = False
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from autoeval.openicl.styles import Style
 from autoeval.tasks.icl import IclTask, evaluate_records
 from autoeval.tasks.names import output_path
 from autoeval.tasks.stored import prediction_files
+from recorder.statistics import with_spread
 
 # Where OpenCompass's name for a metric is another one.
 _NAMES = {"acc": "accuracy", "acc_macro": "accuracy_macro"}
@@ -49,8 +50,9 @@ def evaluate(
     for score in scores:
         scale, name = (100.0 if score.higher_is_better else 1.0), _NAMES.get(score.metric, score.metric)
         result[name] = score.value * scale
-        if score.stderr is not None:
-            result[f"{name}_stderr"] = score.stderr * scale
+        stderr = with_spread(score.value, score.stderr, score.n)
+        if stderr is not None:
+            result[f"{name}_stderr"] = stderr * scale
     outcomes: dict[str, dict[str, float]] = {}
     for item in items:
         outcomes.setdefault(_NAMES.get(item.metric, item.metric), {})[item.key] = item.value

@@ -33,7 +33,10 @@ def load_tasks(plan: TaskPlan) -> list[Work]:
         from autoeval.tasks.icl import load_icl_tasks
 
         for icl in load_icl_tasks(
-            plan.icl.datasets, data_dir=Path(plan.icl.data_dir), config_dir=None, limit=plan.icl.limit
+            plan.icl.datasets,
+            data_dir=Path(plan.icl.data_dir),
+            limit=plan.icl.limit,
+            allow_code_execution=plan.icl.allow_code_execution,
         ):
             work.append(Work(icl.name, icl.version, "icl", icl))
     if plan.helm is not None:

@@ -118,7 +118,7 @@ ROW = Row(
 def test_pass_at_k_of_completions() -> None:
     with pytest.raises(ValueError, match="--allow-code-execution"):
         build_evaluator({"type": "HumanEvaluator"}).score([["    return a + b\n"]], [ROW])
-    with pytest.raises(ValueError, match="on the command line"):
+    with pytest.raises(ValueError, match="belongs to whoever runs it"):
         build_evaluator({"type": "HumanEvaluator", "allow_code_execution": True})
     evaluator = build_evaluator({"type": "HumanEvaluator", "k": [1, 2]}, allow_code_execution=True)
     assert isinstance(evaluator, HumanEvalEvaluator)

@@ -79,8 +79,40 @@ def test_flags_go_before_the_configuration(here: World) -> None:
     assert made.infer.partitioner == {"type": "SizePartitioner", "max_task_size": 500, "gen_task_coef": 20}
     assert (made.infer.runner["max_num_workers"], made.infer.runner["retry"], made.work_dir) == (2, 0, Path("there"))
     (here.root / "again.py").write_text(made.dump())  # a run's own configuration gives the same job
-    again = job("again.py")
-    assert (again.models, again.datasets, again.infer) == (made.models, made.datasets, made.infer)
+    assert job("again.py") == made
+
+
+def test_a_runs_own_configuration_gives_the_whole_job(here: World) -> None:
+    small = ("--hf-type", "base", "--hf-path", "gpt2", "--datasets", "small")
+    made = job(*small, "--limit", "2", "--data-dir", "there", "--dump-eval-details", "--allow-code-execution")
+    (here.root / "again.py").write_text(made.dump())
+    assert job("again.py") == made
+    other = job("again.py", "--limit", "1", "--data-dir", "elsewhere")  # flags go before it
+    assert (other.limit, other.data_dir.name, other.dump_details) == (1, "elsewhere", True)
+    (here.root / "again.py").write_text(made.dump() + "limit = '2'\n")
+    with pytest.raises(ValueError, match=r"again\.py: limit is '2', expected a number of at least 1"):
+        job("again.py")
+
+
+def test_flags_without_effect_are_named(here: World, caplog: pytest.LogCaptureFixture) -> None:
+    (here.root / "m.py").write_text("models = [dict(type='HuggingFaceBaseModel', abbr='m', path='gpt2')]\n")
+    flags = ("--hf-type", "base", "--batch-size", "4", "--max-out-len", "7", "--hf-num-gpus", "1")
+    job("--models", "m.py", "--datasets", "small", *flags)
+    said = [record.getMessage() for record in caplog.records]
+    expected = ("hf-type", "max-out-len", "batch-size", "hf-num-gpus")
+    assert said == [f"--{flag} has no effect: --models says which models" for flag in expected]
+    caplog.clear()
+    job("--hf-path", "gpt2", "--datasets", "written", *flags)
+    assert not caplog.records
+
+
+def test_running_generated_code_is_allowed_before_anything_is_computed(here: World) -> None:
+    (here.root / "code.py").write_text((REPOSITORY / "config/datasets/humaneval/humaneval_gen.py").read_text())
+    flags = ("--hf-path", "gpt2", "--datasets", str(here.root / "code.py"))
+    with pytest.raises(ValueError, match="runs code that the model wrote: allow it with --allow-code-execution"):
+        job(*flags)
+    assert job(*flags, "--allow-code-execution").allow_code_execution
+    assert job(*flags, "-m", "infer").datasets  # nothing is run there
 
 
 @pytest.mark.parametrize(
@@ -167,6 +199,7 @@ def test_secrets_go_by_the_environment(here: World) -> None:
     assert sorted(made.secrets.values()) == ["http://u:sk-two@127.0.0.1:1/v1", "sk-one"]
     names = {value: name for name, value in made.secrets.items()}
     assert made.models[0]["key"] == "${" + names["sk-one"] + "}" == made.models[2]["storage_options"]["secret"]
+    assert all(f"# Set {name} in the environment" in made.dump() for name in made.secrets)
     assert made.models[1]["key"] == "ENV" and made.models[2]["storage_options"]["key"] == "${K}"
 
 

@@ -354,3 +354,11 @@ def test_a_configuration_that_imports_opencompass_is_read_without_it(tmp_path: P
     sample = task.samples[0]
     assert task.prompting.gold(sample.row) == "C"
     assert task.prompting.prompt(sample.row, label="C") == "He runs\non"
+
+
+def test_code_execution_is_refused_when_tasks_are_loaded(tmp_path: Path) -> None:
+    (tmp_path / "openai_humaneval").mkdir()
+    with pytest.raises(ValueError, match=r"'openai_humaneval'.*icl\.allow_code_execution: true"):
+        load_icl_tasks(["humaneval_gen"], data_dir=tmp_path)
+    with pytest.raises(DatasetError):  # allowed, it goes on to the data
+        load_icl_tasks(["humaneval_gen"], data_dir=tmp_path, allow_code_execution=True)
