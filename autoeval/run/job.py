@@ -154,7 +154,7 @@ def read_job(options: argparse.Namespace) -> Job:
 def _setting(config: Options, key: str, kind: type, where: str) -> Any:
     """A key of the configuration that a flag goes before; ``None`` when it is not there."""
     value = config.get(key)
-    if value is not None and (type(value) is not kind or (kind is int and value < 1)):
+    if value is not None and (type(value) is not kind or (isinstance(value, int) and kind is int and value < 1)):
         expected = {str: "a string", bool: "True or False", int: "a number of at least 1"}[kind]
         raise ValueError(f"{where}: {key} is {value!r}, expected {expected}")
     return value
