@@ -17,7 +17,7 @@ from pathlib import Path
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
 from autoeval.planning import WatchOptions, make_watcher, task_plan
-from autoeval.runners.local import WORKER, ask_tasks
+from autoeval.runners.worker_process import WORKER, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
 from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow

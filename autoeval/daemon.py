@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autoeval.runners.local import LocalWorker
+from autoeval.runners.worker_process import LocalWorker
 from autoeval.views import Views
 from autoeval.watched_run import Entry, WatchedRun
 from recorder.results import ResultFileError

@@ -16,7 +16,7 @@ from urllib.parse import urlparse
 
 from autoeval.config import AutoEval
 from autoeval.planning import WatchOptions, make_watcher, task_plan
-from autoeval.runners.local import ask_tasks
+from autoeval.runners.worker_process import ask_tasks
 from autoeval.tasks.plan import HelmPlan
 from autoeval.tasks.work import load_planned_helm_tasks
 

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autoeval.planning import write_settings
-from autoeval.runners.local import HOME
+from autoeval.runners.worker_process import HOME
 from autoeval.watched_run import WatchedRun
 
 logger = logging.getLogger(__name__)

@@ -16,7 +16,7 @@ from autoeval.run.job import Job, Stage, read_job
 from autoeval.run.lark import LarkReporter
 from autoeval.run.plan import print_plan
 from autoeval.run.progress import Progress
-from autoeval.runners.task_runner import Outcome, build_runner
+from autoeval.runners.local import Outcome, build_runner
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.names import output_path
 from autoeval.tasks.openicl import OpenICLEvalTask, OpenICLInferTask, Task

@@ -20,7 +20,7 @@ from autoeval.openicl.evaluators import check_code_execution
 from autoeval.partitioners import build_partitioner
 from autoeval.run.patterns import matching_files
 from autoeval.run.secrets import without_secrets
-from autoeval.runners.task_runner import build_runner
+from autoeval.runners.local import build_runner
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.config_files import read_python
 from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs

@@ -1,112 +1,243 @@
-"""Worker processes on this machine."""
+"""``LocalRunner``: tasks as processes on this machine, as many at once as there are workers and GPU slots."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-HOME = Path(__file__).resolve().parents[2]
-WORKER = (sys.executable, "-m", "autoeval.tasks.worker")
+from autoeval.runners.worker_process import worker_environment
+from autoeval.tasks.openicl import BAD_INPUT, Task
+from recorder.files import write_json
 
-# Publishing is the daemon's business alone: a task needs none of these, so none can leak through one.
-_SECRETS = ("WANDB_API_KEY", "LARK_WEBHOOK", "LARK_SECRET", "SLACK_WEBHOOK")
+logger = logging.getLogger(__name__)
 
-
-def worker_environment() -> dict[str, str]:
-    """This process's environment without publishing credentials, and with the repository importable."""
-    environment = {key: value for key, value in os.environ.items() if key not in _SECRETS}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), environment.get("PYTHONPATH", "")]))
-    return environment
+TAIL_LINES = 12
 
 
-class LocalWorker:
-    """One long-lived worker process; its events arrive at ``on_event`` from a thread of this object.
+@dataclass(frozen=True)
+class Outcome:
+    """How one task ended: ``code`` of its last try (negative: the signal), outputs that are not there."""
 
-    After the process has ended, for whatever reason, one last event ``{"event": "exited", "returncode": n}`` arrives.
-    """
-
-    def __init__(self, on_event: Callable[[LocalWorker, dict[str, Any]], None], log: Path):
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as stderr:
-            # A session of its own: Ctrl-C in the terminal reaches the daemon, which then ends the worker in order.
-            self._process = subprocess.Popen(
-                WORKER,
-                cwd=HOME,
-                env=worker_environment(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-                text=True,
-                encoding="utf-8",
-            )
-        self.log = log
-        self._on_event = on_event
-        self._reader = threading.Thread(target=self._read_events, daemon=True)
-        self._reader.start()
+    task: Task
+    code: int
+    tries: int
+    log: Path | None  # None when the output was not redirected
+    missing: tuple[Path, ...]
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def ok(self) -> bool:
+        return self.code == 0 and not self.missing
 
-    def submit(self, plan: Path) -> None:
-        """Hand over a plan file. A worker that has died meanwhile says so by its ``exited`` event."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{plan}\n")
-            self._process.stdin.flush()
+    @property
+    def reason(self) -> str:
+        tries = f" (after {self.tries} tries)" if self.tries > 1 else ""
+        if self.code == 0:
+            return f"ended, but {self.missing[0]} is not there{tries}"
+        if self.code < 0:
+            return f"killed by {signal.Signals(-self.code).name}{tries}"
+        return f"failed with code {self.code}{tries}"
 
-    def close(self, grace_seconds: float = 3.0) -> None:
-        """End the process: closing its input asks, SIGKILL after ``grace_seconds`` insists."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.close()
-        try:
-            self._process.wait(grace_seconds)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        with contextlib.suppress(ProcessLookupError):  # whatever it had started
-            os.killpg(self._process.pid, signal.SIGKILL)
+    def tail(self) -> list[str]:
+        """The log's last lines."""
+        return self.lines()[-TAIL_LINES:]
 
-    def _read_events(self) -> None:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
-                self._on_event(self, json.loads(line))
-        self._on_event(self, {"event": "exited", "returncode": self._process.wait()})
+    def lines(self) -> list[str]:
+        """The log's lines that are not empty; of a progress bar, its last state."""
+        if self.log is None or not self.log.exists():
+            return []
+        text = self.log.read_bytes().decode(errors="replace")
+        return [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
 
 
-def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list[tuple[str, str]]:
-    """The (name, version) of each task of a task plan, found out in a short-lived worker process.
+class LocalRunner:
+    """Runs tasks in processes of their own. Ctrl-C ends them all; so does the death of this process.
 
-    Raises ``ValueError`` with the worker's message when the plan cannot be loaded.
+    ``max_num_workers`` tasks at once; at most ``max_workers_per_gpu`` of them on one GPU. A task that fails is tried
+    ``retry`` times more, unless its input is wrong. ``debug``: one after the other in this process, output not
+    redirected. On a machine without GPUs all tasks run on the CPU.
     """
+
+    def __init__(
+        self,
+        max_num_workers: int = 1,
+        max_workers_per_gpu: int = 1,
+        retry: int = 0,
+        debug: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        for name, value in (("max_num_workers", max_num_workers), ("max_workers_per_gpu", max_workers_per_gpu)):
+            if value < 1:
+                raise ValueError(f"LocalRunner: {name} is {value}, expected at least 1")
+        self.max_num_workers, self.retry, self.debug = max_num_workers, retry, debug
+        self._environment = {**worker_environment(), **(environment or {})}
+        self._slots = dict.fromkeys(visible_gpus(), max_workers_per_gpu)
+        self._free = threading.Condition()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def launch(self, tasks: Sequence[Task], configs: Sequence[Path]) -> list[Outcome]:
+        """Run all; outcomes in the order of ``tasks``. ``configs`` is where each task's configuration is written.
+
+        Raises ``ValueError`` before anything runs when a task wants more GPUs than there are.
+        """
+        for task in tasks:
+            if self._slots and task.num_gpus > len(self._slots):
+                raise ValueError(
+                    f"{task.name} wants {task.num_gpus} GPUs; there are {len(self._slots)} (CUDA_VISIBLE_DEVICES)"
+                )
+        for task, path in zip(tasks, configs, strict=True):
+            write_json(path, task.cfg)
+        if self.debug:
+            return [self._here(task) for task in tasks]
+        return self._in_processes(tasks, configs)
+
+    def _here(self, task: Task) -> Outcome:
+        with self._with_environment():
+            code = task.run()
+        return Outcome(task, code, 1, None, _missing(task))
+
+    def _in_processes(self, tasks: Sequence[Task], configs: Sequence[Path]) -> list[Outcome]:
+        from tqdm import tqdm
+
+        pool = ThreadPoolExecutor(self.max_num_workers)
+        futures = [pool.submit(self._attempts, task, path) for task, path in zip(tasks, configs, strict=True)]
+        try:
+            with tqdm(total=len(futures), unit="task", disable=None, leave=False, file=sys.stderr) as bar:
+                waiting = set(futures)
+                while waiting:
+                    # With a timeout, so that Ctrl-C is noticed at once on every platform.
+                    done, waiting = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+                    bar.update(len(done))
+            return [future.result() for future in futures]
+        except BaseException:
+            self._stop()
+            raise
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def _attempts(self, task: Task, config: Path) -> Outcome:
+        tries = 0
+        while True:
+            tries += 1
+            with self._gpus(task.num_gpus) as gpus:
+                code = self._process(task, config, gpus, first=tries == 1)
+            outcome = Outcome(task, code, tries, task.get_log_path(), _missing(task))
+            if outcome.ok or self._stopped or code == BAD_INPUT or tries > self.retry:
+                level = logging.INFO if outcome.ok else logging.ERROR
+                logger.log(level, "%s %s", task.name, "done" if outcome.ok else outcome.reason)
+                return outcome
+            logger.warning("%s %s; trying again", task.name, outcome.reason)
+
+    def _process(self, task: Task, config: Path, gpus: Sequence[str], *, first: bool) -> int:
+        log = task.get_log_path()
+        log.parent.mkdir(parents=True, exist_ok=True)
+        environment = {**self._environment, "AUTOEVAL_ENDS_WITH_INPUT": "1"}
+        if self._slots:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+        if self.max_num_workers > 1 and "OMP_NUM_THREADS" not in environment:
+            environment["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // self.max_num_workers))
+        with log.open("wb" if first else "ab") as output:
+            with self._free:
+                if self._stopped:
+                    return -signal.SIGTERM
+                # A session of its own: Ctrl-C reaches this process alone, which ends the tasks in order. The input is
+                # a pipe that nobody writes: it closes when this process dies, whatever kills it.
+                process = subprocess.Popen(
+                    shlex.split(task.get_command(config)),
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                )
+                self._running.add(process)
+            try:
+                return process.wait()
+            finally:
+                with self._free:
+                    self._running.discard(process)
+                if process.stdin:
+                    process.stdin.close()
+
+    @contextlib.contextmanager
+    def _gpus(self, count: int) -> Iterator[list[str]]:
+        """``count`` GPUs with a free slot; none on a machine that has none. The slots come back on any exit."""
+        wanted = count if self._slots else 0
+        with self._free:
+            self._free.wait_for(lambda: self._stopped or sum(free > 0 for free in self._slots.values()) >= wanted)
+            taken = [gpu for gpu, free in self._slots.items() if free > 0][:wanted]
+            for gpu in taken:
+                self._slots[gpu] -= 1
+        try:
+            yield taken
+        finally:
+            with self._free:
+                for gpu in taken:
+                    self._slots[gpu] += 1
+                self._free.notify_all()
+
+    def _stop(self) -> None:
+        """End every process group: asked first, killed after three seconds."""
+        with self._free:
+            self._stopped = True
+            running = list(self._running)
+            self._free.notify_all()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in running:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, number)
+            for process in running:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(timeout=3.0)
+
+    @contextlib.contextmanager
+    def _with_environment(self) -> Iterator[None]:
+        added = {key: value for key, value in self._environment.items() if key not in os.environ}
+        os.environ.update(added)
+        try:
+            yield
+        finally:
+            for key in added:
+                os.environ.pop(key, None)
+
+
+def visible_gpus() -> list[str]:
+    """Ids from ``CUDA_VISIBLE_DEVICES`` (numbers, or UUIDs as they are), else all that the driver lists."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        ids = [part.strip() for part in visible.split(",") if part.strip()]
+        # CUDA itself stops at the first id that is no device.
+        stop = next((place for place, part in enumerate(ids) if re.fullmatch(r"-\d+", part)), len(ids))
+        return ids[:stop]
+    # In a container /proc may be the host's or hidden; the device files are what can be used.
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _missing(task: Task) -> tuple[Path, ...]:
+    return tuple(path for path in task.get_output_paths() if not path.exists())
+
+
+def build_runner(options: Mapping[str, Any], **more: Any) -> LocalRunner:
+    """From ``dict(type="LocalRunner", max_num_workers=4, task=...)``. Raises ``ValueError`` for another type."""
+    from autoeval.datasets.names import class_name
+
+    kind = class_name(options.get("type", "LocalRunner"))
+    if kind != "LocalRunner":
+        raise ValueError(f"runner {kind}: this version runs on this machine only (LocalRunner)")
+    keywords = {key: value for key, value in options.items() if key not in ("type", "task", "lark_bot_url")}
     try:
-        answer = subprocess.run(
-            [*WORKER, "--list"],
-            cwd=HOME,
-            env={**worker_environment(), "AUTOEVAL_LOG_LEVEL": "ERROR"},
-            input=json.dumps(task_plan),
-            capture_output=True,
-            text=True,
-            timeout=timeout_seconds,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise ValueError(f"the tasks could not be loaded within {timeout_seconds:.0f} s") from None
-    for line in answer.stdout.splitlines():
-        event = json.loads(line)
-        if event["event"] == "tasks":
-            return [(name, version) for name, version in event["tasks"]]
-        raise ValueError(event["error"])
-    tail = "\n".join(answer.stderr.splitlines()[-5:])
-    raise ValueError(f"the worker process ended with code {answer.returncode} before it answered:\n{tail}")
+        return LocalRunner(**{**keywords, **more})
+    except TypeError as error:
+        raise ValueError(f"runner LocalRunner: {error}") from error

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from autoeval.runners.local import LocalWorker
+from autoeval.runners.worker_process import LocalWorker
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef

@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from autoeval.run.commands import why_missing
-from autoeval.runners.task_runner import LocalRunner, Outcome, build_runner, visible_gpus
+from autoeval.runners.local import LocalRunner, Outcome, build_runner, visible_gpus
 from autoeval.tasks.openicl import Task
 from tests.run.conftest import REPOSITORY
 
@@ -154,7 +154,7 @@ def test_tasks_end_when_the_runner_is_killed(tmp_path: Path) -> None:
 import os, sys, pathlib
 sys.path.insert(0, {str(REPOSITORY)!r})
 from autoeval.run.commands import why_missing
-from autoeval.runners.task_runner import LocalRunner
+from autoeval.runners.local import LocalRunner
 from tests.run.test_run_runner import Program
 wait = '''
 from autoeval.tasks import openicl

@@ -1,0 +1,112 @@
+"""Worker processes on this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+HOME = Path(__file__).resolve().parents[2]
+WORKER = (sys.executable, "-m", "autoeval.tasks.worker")
+
+# Publishing is the daemon's business alone: a task needs none of these, so none can leak through one.
+_SECRETS = ("WANDB_API_KEY", "LARK_WEBHOOK", "LARK_SECRET", "SLACK_WEBHOOK")
+
+
+def worker_environment() -> dict[str, str]:
+    """This process's environment without publishing credentials, and with the repository importable."""
+    environment = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), environment.get("PYTHONPATH", "")]))
+    return environment
+
+
+class LocalWorker:
+    """One long-lived worker process; its events arrive at ``on_event`` from a thread of this object.
+
+    After the process has ended, for whatever reason, one last event ``{"event": "exited", "returncode": n}`` arrives.
+    """
+
+    def __init__(self, on_event: Callable[[LocalWorker, dict[str, Any]], None], log: Path):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as stderr:
+            # A session of its own: Ctrl-C in the terminal reaches the daemon, which then ends the worker in order.
+            self._process = subprocess.Popen(
+                WORKER,
+                cwd=HOME,
+                env=worker_environment(),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+                text=True,
+                encoding="utf-8",
+            )
+        self.log = log
+        self._on_event = on_event
+        self._reader = threading.Thread(target=self._read_events, daemon=True)
+        self._reader.start()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def submit(self, plan: Path) -> None:
+        """Hand over a plan file. A worker that has died meanwhile says so by its ``exited`` event."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(f"{plan}\n")
+            self._process.stdin.flush()
+
+    def close(self, grace_seconds: float = 3.0) -> None:
+        """End the process: closing its input asks, SIGKILL after ``grace_seconds`` insists."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(grace_seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        with contextlib.suppress(ProcessLookupError):  # whatever it had started
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+    def _read_events(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            with contextlib.suppress(json.JSONDecodeError):  # a line cut short by a kill
+                self._on_event(self, json.loads(line))
+        self._on_event(self, {"event": "exited", "returncode": self._process.wait()})
+
+
+def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list[tuple[str, str]]:
+    """The (name, version) of each task of a task plan, found out in a short-lived worker process.
+
+    Raises ``ValueError`` with the worker's message when the plan cannot be loaded.
+    """
+    try:
+        answer = subprocess.run(
+            [*WORKER, "--list"],
+            cwd=HOME,
+            env={**worker_environment(), "AUTOEVAL_LOG_LEVEL": "ERROR"},
+            input=json.dumps(task_plan),
+            capture_output=True,
+            text=True,
+            timeout=timeout_seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ValueError(f"the tasks could not be loaded within {timeout_seconds:.0f} s") from None
+    for line in answer.stdout.splitlines():
+        event = json.loads(line)
+        if event["event"] == "tasks":
+            return [(name, version) for name, version in event["tasks"]]
+        raise ValueError(event["error"])
+    tail = "\n".join(answer.stderr.splitlines()[-5:])
+    raise ValueError(f"the worker process ended with code {answer.returncode} before it answered:\n{tail}")
