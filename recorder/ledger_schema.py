@@ -91,7 +91,21 @@ FROM score_rows s JOIN result_rows r ON r.id = s.result_id JOIN checkpoint_rows 
 CREATE VIEW checkpoints AS SELECT model, iteration, path, fingerprint, state, error FROM checkpoint_rows;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_MESSAGES = """
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    content TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused', 'dropped')),
+    queued_at REAL NOT NULL,
+    tried_at REAL,
+    note TEXT,
+    UNIQUE (channel, key)
+);
+"""
+
+MIGRATIONS: tuple[str, ...] = (_FIRST, _MESSAGES)
 
 
 def open_database(path: Path) -> sqlite3.Connection:
