@@ -15,6 +15,7 @@ from typing import Any
 from autoeval.datasets.loaders import load_splits, test_rows, train_rows
 from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, in_range, subset
 from autoeval.models.requests import Cost, LanguageModel
+from autoeval.openicl.asking import records_of
 from autoeval.openicl.evaluation import evaluate, reference_of
 from autoeval.openicl.evaluators import build_evaluator, check_code_execution
 from autoeval.openicl.inferencers import build_inferencer
@@ -103,7 +104,7 @@ def infer_samples(
     one they lie one under the other. A model that has ``generate_messages`` is asked with chat messages.
     """
     prompting = task.prompting if style is None else dataclasses.replace(task.prompting, style=style)
-    return build_inferencer(task.infer_cfg["inferencer"]).infer(model, samples, prompting)
+    return records_of(build_inferencer(task.infer_cfg["inferencer"]).ask(model, samples, prompting), model)
 
 
 def evaluate_records(
