@@ -74,12 +74,12 @@ def build(ledger: Ledger, baselines: list[Baseline] | None = None) -> str:
     [
         (
             (0.3, 0.5),
-            r"iteration 2,000 is better than 1,000 by \+20\.0 percentage points \(95 %: \+1\d\.\d to \+2\d\.\d\)",
+            r"iteration 2,000 is better than 1,000 by \+23\.3 percentage points \(95 %: \+1\d\.\d to \+2\d\.\d\)",
         ),
-        ((0.5, 0.3), r"iteration 2,000 is worse than 1,000 by -20\.0 percentage points"),
+        ((0.5, 0.3), r"iteration 2,000 is worse than 1,000 by -23\.3 percentage points"),
         (
             (0.5, 0.505),
-            r"iteration 2,000 – cannot tell from 1,000 \(\+0\.5 percentage points .* would likely be missed",
+            r"iteration 2,000 – cannot tell from 1,000 \(\+0\.6 percentage points .* would likely be missed",
         ),
         ((0.5,), r"iteration 1,000; there is no earlier checkpoint to compare it with"),
     ],
