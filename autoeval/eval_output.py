@@ -42,8 +42,12 @@ def run_script(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], Answer],
     arguments: Sequence[str] | None = None,
+    *,
+    flat: bool = False,
 ) -> int:
     """Parse the command line, do the work, print its answer; the exit status.
+
+    ``flat``: the content stands beside ``code`` and ``msg``, not below ``data`` (a published shape).
 
     What ``work`` raises becomes the answer: a ``ScriptError`` with its code, ``ValueError`` and ``OSError`` (a bad
     file, a missing path) with 2, anything else with 1 and its traceback on standard error. Whatever is printed while
@@ -54,7 +58,7 @@ def run_script(
         options = parser.parse_args(arguments)
         with _stdout_to_stderr():
             message, content = work(options)
-        answer = {"code": 0, "msg": message, "data": content}
+        answer = {"code": 0, "msg": message, **(content if flat else {"data": content})}
     except ScriptError as error:
         answer = _failure(error.code, str(error))
     except KeyboardInterrupt:

@@ -28,7 +28,7 @@ class Reference:
 _TEXTS = {
     "zh": {
         "no chance": "题目少于两道，无法检验",
-        "weak": "得分 {score:.3f} 与随机水平 {chance:.3f} 无显著差异（p = {p:.2g}）",
+        "weak": "得分 {score:.3f} 与随机水平 {chance:.3f} 无显著差异（p = {p:.2g}，可检出的最小差异为 {detectable:.3f}）",
         "fine": "得分 {score:.3f} 显著高于随机水平 {chance:.3f}（p = {p:.2g}）",
         "worse": "比参考模型低 {gap:.3f}（95 % 区间 {low:+.3f} 至 {high:+.3f}，p = {p:.2g}）",
         "better": "比参考模型高 {gap:.3f}（95 % 区间 {low:+.3f} 至 {high:+.3f}，p = {p:.2g}）",
@@ -40,7 +40,7 @@ _TEXTS = {
     },
     "en": {
         "no chance": "fewer than two items: nothing can be tested",
-        "weak": "its score {score:.3f} cannot be told from chance, {chance:.3f} (p = {p:.2g})",
+        "weak": "its score {score:.3f} cannot be told from chance, {chance:.3f} (p = {p:.2g}; {detectable:.3f} could be seen)",
         "fine": "its score {score:.3f} is above chance, {chance:.3f} (p = {p:.2g})",
         "worse": "{gap:.3f} below the reference model (95 % interval {low:+.3f} to {high:+.3f}, p = {p:.2g})",
         "better": "{gap:.3f} above the reference model (95 % interval {low:+.3f} to {high:+.3f}, p = {p:.2g})",
@@ -100,7 +100,9 @@ def _chance_verdict(outcome: Outcome, difference: Difference | None, texts: Mapp
     if difference is None or outcome.chance is None:
         return "cannot tell", [texts["no chance"]]
     verdict = "fine" if difference.verdict == "better" else "weak"
-    said = texts[verdict].format(score=outcome.main.value, chance=outcome.chance, p=difference.p_value)
+    said = texts[verdict].format(
+        score=outcome.main.value, chance=outcome.chance, p=difference.p_value, detectable=difference.detectable
+    )
     return verdict, [said]
 
 
