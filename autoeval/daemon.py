@@ -85,8 +85,8 @@ class Daemon:
                 run.watcher.start()
                 threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
             run.scan()
-            if run.ledger.checkpoints():  # an earlier daemon may have been killed before its views were rebuilt
-                run.changed = True
+            # An earlier daemon may have been killed before its views were rebuilt, and people are told of the start.
+            run.changed = bool(run.ledger.checkpoints() or run.config.channels)
         while True:
             self._start_next()
             self._start_views()
@@ -159,6 +159,7 @@ class Daemon:
         for run, views in self._views.items():
             views.wanted = views.wanted or run.changed
             run.changed = False
+            views.finished = self._has_ended(run)
             views.start_if_wanted()
 
     def _on_worker_event(self, event: dict[str, Any]) -> None:
@@ -226,9 +227,10 @@ class Daemon:
             version = dict(run.tasks)[step]
             self._note_failure(run, entry, step, version, error, str(worker.log))
 
+    def _has_ended(self, run: WatchedRun) -> bool:
+        """Whether nothing of ``run`` will be evaluated any more."""
+        at_work = self._current is not None and self._current[0] is run
+        return not at_work and not run.waiting() and (self.once or run.reached_the_end())
+
     def _finished(self) -> bool:
-        if self._current is not None or any(run.waiting() for run in self.runs):
-            return False
-        if any(views.busy() for views in self._views.values()):
-            return False
-        return self.once or all(run.reached_the_end() for run in self.runs)
+        return all(map(self._has_ended, self.runs)) and not any(views.busy() for views in self._views.values())

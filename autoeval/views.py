@@ -1,10 +1,11 @@
-"""The views of one run (report, leaderboard, Weights & Biases), rebuilt by ``recorder.refresh`` in its own process."""
+"""The views of one run (report, leaderboard, messages, Weights & Biases), made by ``recorder.refresh``, a process."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import logging
+import os
 import subprocess
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 from autoeval.planning import write_settings
 from autoeval.runners.worker_process import HOME
 from autoeval.watched_run import WatchedRun
+from recorder.messages.channel import Told, to_environment
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +33,8 @@ class Views:
         self.run = run
         self.wanted = False
         self.stale = False  # the last attempt to rebuild report and leaderboard failed
+        self.finished = False  # nothing will be evaluated any more: people are told
+        self._began = time.time()
         self._on_end = on_end
         self._process: subprocess.Popen[str] | None = None
         self._failures = 0
@@ -57,6 +61,7 @@ class Views:
             self._process = subprocess.Popen(
                 command,
                 cwd=HOME,
+                env=os.environ | self._what_is_told(),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
@@ -64,6 +69,20 @@ class Views:
                 start_new_session=True,
             )
         threading.Thread(target=self._await, args=(self._process,), daemon=True).start()
+
+    def _what_is_told(self) -> dict[str, str]:
+        """Addresses of messages go by the environment of this one process: no file and no command line has them."""
+        config = self.run.config
+        return to_environment(
+            Told(
+                channels=config.channels,
+                model=config.model_name,
+                watching=str(self.run.watcher.checkpoint_path),
+                tasks=tuple(name for name, _ in self.run.tasks),
+                since=self._began,
+                finished=self.finished,
+            )
+        )
 
     def _await(self, process: subprocess.Popen[str]) -> None:
         output, _ = process.communicate()
@@ -74,6 +93,7 @@ class Views:
         self._process = None
         answer = _last_json(output)
         pending = int(answer.get("pending", 0)) if self.run.config.wandb.mode != "disabled" else 0
+        pending += int(answer.get("messages_pending", 0))
         self.stale = returncode != 0
         if not self.stale:
             config = self.run.config

@@ -1,8 +1,9 @@
-"""Rebuild the views of one work directory: leaderboard.csv, report.html, Weights & Biases.
+"""Rebuild the views of one work directory: leaderboard.csv, report.html, messages, Weights & Biases.
 
 ``python -m recorder.refresh --work-dir W --settings SETTINGS.json``, where the settings are
 ``{"project", "title", "baselines": path or null, "wandb": {"mode", "project", "entity", "base_url"}}``. A lock makes it
-one publisher at a time. The last line on stdout is JSON: ``{"published": n, "pending": m, "error": text or null}``;
+one publisher at a time. Where messages go is in the environment (``recorder.messages.channel``). The last line on stdout
+is JSON: ``{"published": n, "pending": m, "error": text or null, "messages_sent": n, "messages_pending": m}``;
 ``pending`` counts what was due and could not be sent. Exit code 0 unless the leaderboard or the report failed: a W&B
 that is away is not a failure of the evaluation, the outbox keeps what it has not taken.
 """
@@ -25,10 +26,14 @@ if __package__ in (None, ""):  # run as a file, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from recorder.baselines import Baseline, load_baselines
-from recorder.board import Board, build_board, remembered_choice
+from recorder.board import Board
 from recorder.leaderboard import write_leaderboard_csv
 from recorder.ledger import Ledger
+from recorder.messages.channel import Told, from_environment
+from recorder.messages.events import telling
+from recorder.messages.outbox import Delivered
 from recorder.published_models import PublishedModel, together
+from recorder.report.facts import Facts
 from recorder.wandb_publisher import Outcome, Publisher, WandbSettings
 
 logger = logging.getLogger(__name__)
@@ -92,29 +97,35 @@ def publisher_lock(work_dir: Path) -> Iterator[None]:
 
 
 def refresh(work_dir: Path, settings: Settings) -> Outcome:
-    """Rebuild all views. Raises what the leaderboard or the report raises; W&B's errors are in the outcome."""
+    """``refresh_and_tell`` with nobody to tell."""
+    return refresh_and_tell(work_dir, settings, Told())[0]
+
+
+def refresh_and_tell(work_dir: Path, settings: Settings, told: Told) -> tuple[Outcome, Delivered]:
+    """Rebuild all views. Raises what the leaderboard or the report raises; what a service says is in the outcomes."""
     with publisher_lock(work_dir):
         ledger = Ledger(work_dir / "ledger.sqlite", repair=False)
         try:
             from_file = load_baselines(settings.baselines) if settings.baselines else []
             models = together(ledger, from_file)
-            baselines = [model.newest() for model in models]
-            board = rebuild_files(ledger, work_dir, settings.title, baselines)
-            return publish(Publisher(ledger, work_dir, settings.wandb), models, baselines, board)
+            facts = Facts(ledger, [model.newest() for model in models], models)
+            rebuild_files(facts, work_dir, settings.title)
+            news = telling(ledger, told, settings.title, facts.scores, facts.verdict, facts.worth)
+            with news as delivered:
+                outcome = publish(Publisher(ledger, work_dir, settings.wandb), models, facts.baselines, facts.board)
+            return outcome, delivered[0] if delivered else Delivered()
         finally:
             ledger.close()
 
 
-def rebuild_files(ledger: Ledger, work_dir: Path, title: str, baselines: Sequence[Baseline]) -> Board:
-    """Write leaderboard.csv and report.html; the board that they show."""
-    from recorder.report import build_report
+def rebuild_files(facts: Facts, work_dir: Path, title: str) -> None:
+    """Write leaderboard.csv and report.html."""
+    from recorder.report.page import write_report
 
     for left in (left for view in VIEWS for left in work_dir.glob(f".{view}.*.tmp")):
         left.unlink(missing_ok=True)  # of one that was killed: the lock says that nobody is writing now
-    board = build_board(ledger.scores(), baselines, remembered_choice(ledger))
-    write_leaderboard_csv(work_dir / "leaderboard.csv", board.rows, board.columns)
-    build_report(ledger, work_dir / "report.html", title=title, baselines=baselines)
-    return board
+    write_leaderboard_csv(work_dir / "leaderboard.csv", facts.board.rows, facts.board.columns)
+    write_report(facts, work_dir / "report.html", title=title)
 
 
 def publish(
@@ -138,9 +149,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     answer: dict[str, Any]
+    told = from_environment()  # before anything is started that would inherit it
     try:
-        outcome = refresh(options.work_dir.absolute(), read_settings(options.settings))
-        code, answer = 0, asdict(outcome)
+        outcome, delivered = refresh_and_tell(options.work_dir.absolute(), read_settings(options.settings), told)
+        answer = asdict(outcome) | {"messages_sent": delivered.sent, "messages_pending": delivered.pending}
+        answer["error"] = outcome.error or delivered.error
+        code = 0
     except Exception as error:
         logger.exception("the views could not be rebuilt")
         code, answer = 1, {"published": 0, "pending": 0, "error": f"{type(error).__name__}: {error}"}

@@ -13,33 +13,30 @@ from pathlib import Path
 from typing import Any
 
 from recorder.baselines import Baseline
-from recorder.board import Board, build_board, remembered_choice
+from recorder.board import Board
 from recorder.files import write_atomic
-from recorder.leaderboard import LeaderboardRow, is_share, main_metrics, metric_key
+from recorder.leaderboard import LeaderboardRow, is_share, metric_key
 from recorder.ledger import Ledger, ScoreRow
-from recorder.report_sections import glance, leaderboard_table, states_table
+from recorder.report.facts import Facts
+from recorder.report.sections import glance, leaderboard_table, states_table
 from recorder.statistics import Z95, score_interval
 from recorder.verdict import newest_verdict
 
-TEMPLATES = Path(__file__).resolve().parent / "templates"
+TEMPLATES = Path(__file__).resolve().parent.parent / "templates"
 
 
 def build_report(ledger: Ledger, output: Path, *, title: str, baselines: Sequence[Baseline] = ()) -> None:
     """Write the report of everything in ``ledger`` to ``output``, atomically."""
+    write_report(Facts(ledger, baselines), output, title=title)
+
+
+def write_report(facts: Facts, output: Path, *, title: str) -> None:
+    """Write the report to ``output``, atomically."""
     output = Path(output)
-    scores = ledger.scores()
-    board = build_board(scores, baselines, remembered_choice(ledger))
-    checkpoints, tasks = ledger.checkpoints(), ledger.tasks()
-    models = sorted({row.model for row in checkpoints})
-    current = sum(not row.superseded for row in checkpoints)
-    newest = {model: max((r.iteration for r in scores if r.model == model), default=None) for model in models}
-    every = board.over_training()
-    best: dict[str, LeaderboardRow] = {}
-    for row in every:  # highest first
-        if not row.is_baseline:
-            best.setdefault(row.model, row)
-    main = main_metrics(scores, baselines)
-    wanted = set(board.choice.metrics) or set(main.values()) | _first_metrics(scores) or set(board.columns)
+    scores, board, checkpoints, tasks, models = facts.scores, facts.board, facts.checkpoints, facts.tasks, facts.models
+    baselines, newest, every, best, main = facts.baselines, facts.newest, facts.every, facts.best, facts.main
+    current, ledger = len(facts.checkpoints), facts.ledger
+    wanted = set(board.choice.metrics) or facts.shown_first or set(board.columns)
     shown = [key for key in board.columns if key in wanted]
     sources = {baseline.name: baseline.source for baseline in baselines}
     charts = _charts(scores, baselines, every, models, main)
