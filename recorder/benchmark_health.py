@@ -78,7 +78,7 @@ def _health(rows: Sequence[ScoreRow]) -> BenchmarkHealth:
     level = mean(values[-few:])
     last = rows[-1]
     spread = with_spread(last.value, last.stderr, last.n)
-    noise = checkpoint_noise(values)
+    noise = checkpoint_noise(values, [float(row.iteration) for row in rows])
     signal = sign * (level - mean(values[:few]))
     above = None
     if last.chance is not None:

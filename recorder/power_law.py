@@ -39,6 +39,8 @@ class Fits:
     floors: Any
     sizes: Any
     exponents: Any
+    scatter: float  # standard deviation of the measured values around the first fit
+    checkpoints: int  # that the law was fitted to
 
     @property
     def exponent(self) -> float:
@@ -119,7 +121,10 @@ def bootstrap(course: Course, draws: int = 400, seed: int = 0) -> Fits | None:
         while (weights[draw] > 0).sum() < 3:
             weights[draw] = generator.multinomial(len(keep), [1 / len(keep)] * len(keep))
     floors, sizes, exponents = _fit(numpy, x, _forth(values, course.scale), weights)
-    return Fits(course.scale, float(x[0]), floors, sizes, exponents)
+    fitted = _back(floors[0] + sizes[0] * x ** -exponents[0], course.scale)
+    left = numpy.array([course.values[place] for place in keep]) - fitted
+    scatter = math.sqrt(float((left**2).sum()) / max(1, len(keep) - 3))  # three parameters were fitted
+    return Fits(course.scale, float(x[0]), floors, sizes, exponents, scatter, len(keep))
 
 
 def _fit(numpy: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from recorder.baselines import Baseline
+from recorder.benchmark_health import benchmark_health
 from recorder.leaderboard import leaderboard, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
 from recorder.power_law import Course, bootstrap
 from recorder.statistics import (
     LEVEL,
     LevelTrend,
+    holm,
     level_trend,
     minimal_detectable_effect,
     paired_difference,
@@ -31,7 +33,8 @@ AVERAGE = "average"
 ENOUGH = 5  # checkpoints below which no curve is fitted
 AHEAD = 0.5  # of the training so far: what is looked ahead when nobody says how much is planned
 FAR = 10.0  # times the training so far, beyond which no token count is given
-TREND_OVER = 6  # checkpoints whose straight line says whether the score is falling now
+ENOUGH_FOR_NOISE = 6  # checkpoints from which on their scatter is known well enough
+TREND_OVER = 8  # checkpoints whose straight line says whether the score is falling now
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,9 @@ class Outlook:
     """One task's (or the average's) future. ``x`` counts billions of tokens, or iterations without tokens.
 
     ``gain`` is what the next ``ahead`` of x are expected to bring (up is good), ``low`` to ``high`` its 90 % interval.
-    ``detectable`` is the smallest difference that this benchmark finds between two checkpoints (80 % power, 5 % level).
+    ``detectable`` is the smallest difference that this benchmark finds between two checkpoints (80 % power, 5 % level),
+    told from ``detectable_from``: the items of the last two, else the scatter of the course (the same items are asked
+    at each checkpoint, so what they share cancels there too), else two independent scores.
     ``curve`` is the fitted course as (x, value, low, high), up to ``now + ahead``. ``exponent`` and ``floor`` belong to
     the fitted law. ``trend`` is the straight line through the newest checkpoints.
     """
@@ -70,6 +75,7 @@ class Outlook:
     low: float | None = None
     high: float | None = None
     detectable: float | None = None
+    detectable_from: Literal["items", "course", "scores"] = "scores"
     chance_of_detectable: float | None = None
     exponent: float | None = None
     floor: float | None = None
@@ -101,11 +107,15 @@ class Outlook:
 
 @dataclass(frozen=True)
 class Worth:
-    """``average`` is the leaderboard's score along the run; the headline. ``tasks`` by name."""
+    """``average`` is the mean of the chance-corrected tasks in ``averaged``, those that carry signal; the headline.
+
+    ``tasks`` by name.
+    """
 
     model: str
     average: Outlook | None
     tasks: tuple[Outlook, ...]
+    averaged: tuple[str, ...] = ()
 
     @property
     def word(self) -> Word:
@@ -157,77 +167,84 @@ def worth(
     mine = [row for row in scores if row.model == model and (up_to is None or row.iteration <= up_to)]
     if not mine:
         return None
-    with_tokens = all(row.tokens is not None for row in mine)
-    unit: Literal["tokens", "iterations"] = "tokens" if with_tokens else "iterations"
-    x_of = {
-        row.iteration: float(row.tokens if with_tokens and row.tokens is not None else row.iteration) for row in mine
-    }
-    planned = ahead if ahead is not None else AHEAD * max(x_of.values())
-    by_iteration = {at: items(model, at) for at in sorted(x_of)}
+    axis = _axis(mine)
+    planned = ahead if ahead is not None else AHEAD * max(axis.x.values())
+    by_iteration = {at: items(model, at) for at in sorted(axis.x)}
     main = main_metrics(mine, baselines)
+    lowest = {metric_key(row) for row in mine if row.position == 0 and not row.higher_is_better and row.value > 0}
+    wanted = set(main.values()) | {key for key in lowest if key.rpartition(".")[0] not in main}
     tasks = []
-    for key in sorted(main.values()):
+    for key in sorted(wanted):
         rows = sorted((row for row in mine if metric_key(row) == key), key=lambda row: row.iteration)
-        tasks.append(_of_task(rows, x_of, unit, planned, by_iteration, baselines, draws))
-    lowest = {row.task: metric_key(row) for row in mine if row.position == 0 and row.task not in main}
-    for key in sorted(lowest.values()):
-        rows = sorted((row for row in mine if metric_key(row) == key), key=lambda row: row.iteration)
-        if not rows[-1].higher_is_better and all(row.value > 0 for row in rows):
-            tasks.append(_of_task(rows, x_of, unit, planned, by_iteration, baselines, draws))
-    average = _of_average(mine, x_of, unit, planned, baselines, draws) if len(main) > 1 else None
-    return Worth(model, average, tuple(tasks))
+        start, course = _course_of_task(rows, axis, planned, by_iteration)
+        levels = {one.name: one.values[key] for one in baselines if key in one.values}
+        tasks.append(_outlook(start, course, levels, draws))
+    tasks = _falling(tasks)
+    loud = {one.metric for one in benchmark_health(mine, model, baselines=baselines) if one.word in ("signal", "weak")}
+    averaged = sorted(loud & set(main.values()))
+    average = _of_average([r for r in mine if metric_key(r) in averaged], axis, planned, baselines, draws)
+    return Worth(model, average, tuple(tasks), tuple(averaged) if average is not None else ())
 
 
-def _of_task(
-    rows: Sequence[ScoreRow],
-    x_of: Mapping[int, float],
-    unit: Literal["tokens", "iterations"],
-    ahead: float,
-    items: Mapping[int, Mapping[str, Outcomes]],
-    baselines: Sequence[Baseline],
-    draws: int,
-) -> Outlook:
+@dataclass(frozen=True)
+class _Axis:
+    """What stands on x: billions of tokens where all checkpoints know theirs, by iteration."""
+
+    unit: Literal["tokens", "iterations"]
+    x: Mapping[int, float]
+
+
+def _axis(rows: Sequence[ScoreRow]) -> _Axis:
+    if all(row.tokens is not None for row in rows):
+        return _Axis("tokens", {row.iteration: row.tokens or 0.0 for row in rows})
+    return _Axis("iterations", {row.iteration: float(row.iteration) for row in rows})
+
+
+def _course_of_task(
+    rows: Sequence[ScoreRow], axis: _Axis, ahead: float, items: Mapping[int, Mapping[str, Outcomes]]
+) -> tuple[Outlook, Course]:
     key, last = metric_key(rows[-1]), rows[-1]
-    spread = with_spread(last.value, last.stderr, last.n)
-    detectable = None if spread is None else minimal_detectable_effect(2**0.5 * spread)
     outcomes = [items[row.iteration].get(key, Outcomes()) for row in rows]
     common = sorted(set.intersection(*(set(one.values) for one in outcomes)))
+    course = Course(
+        x=tuple(axis.x[row.iteration] for row in rows),
+        values=tuple(row.value for row in rows),
+        scale=_scale(last),
+        items=tuple(tuple(one.values[item] for item in common) for one in outcomes) if common else (),
+    )
+    start = Outlook(key, "too early", len(rows), axis.unit, course.x[-1], ahead, last.value)
     if len(rows) > 1 and len(common) > 1:
         new, old = outcomes[-1], outcomes[-2]
         difference = paired_difference(new.values, old.values, {**old.clusters, **new.clusters})
-        detectable = difference.detectable if difference is not None else detectable
-    matrix = [[one.values[item] for item in common] for one in outcomes] if common else []
-    course = Course(
-        x=tuple(x_of[row.iteration] for row in rows),
-        values=tuple(row.value for row in rows),
-        scale=_scale(last),
-        items=tuple(map(tuple, matrix)),
-    )
-    wanted = {one.name: one.values[key] for one in baselines if key in one.values}
-    return _outlook(Outlook(key, "too early", len(rows), unit, course.x[-1], ahead, last.value, detectable=detectable),
-                    course, wanted, draws)  # fmt: skip
+        if difference is not None:
+            return replace(start, detectable=difference.detectable, detectable_from="items"), course
+    spread = with_spread(last.value, last.stderr, last.n)
+    return (start if spread is None else replace(start, detectable=minimal_detectable_effect(2**0.5 * spread))), course
 
 
 def _of_average(
-    mine: Sequence[ScoreRow],
-    x_of: Mapping[int, float],
-    unit: Literal["tokens", "iterations"],
-    ahead: float,
-    baselines: Sequence[Baseline],
-    draws: int,
+    rows: Sequence[ScoreRow], axis: _Axis, ahead: float, baselines: Sequence[Baseline], draws: int
 ) -> Outlook | None:
-    board = leaderboard(mine, baselines, which="all")
-    rows = sorted((r for r in board if not r.is_baseline and r.score is not None), key=lambda r: r.iteration or 0)
-    if not rows or len(rows[-1].averaged) < 2:
+    board = leaderboard(rows, baselines, which="all") if rows else []
+    own = sorted((r for r in board if not r.is_baseline and r.score is not None), key=lambda r: r.iteration or 0)
+    if not own or len(own[-1].averaged) < 2:
         return None
-    last = rows[-1]
-    detectable = None if last.stderr is None else minimal_detectable_effect(2**0.5 * last.stderr)
-    course = Course(tuple(x_of[r.iteration or 0] for r in rows), tuple(r.score or 0.0 for r in rows), "error", ())
-    wanted = {row.model: row.score for row in board if row.is_baseline and row.score is not None}
-    start = Outlook(
-        AVERAGE, "too early", len(rows), unit, course.x[-1], ahead, last.score or 0.0, detectable=detectable
-    )
-    return _outlook(start, course, wanted, draws)
+    last = own[-1]
+    course = Course(tuple(axis.x[r.iteration or 0] for r in own), tuple(r.score or 0.0 for r in own), "error", ())
+    start = Outlook(AVERAGE, "too early", len(own), axis.unit, course.x[-1], ahead, last.score or 0.0)
+    levels = {row.model: row.score for row in board if row.is_baseline and row.score is not None}
+    if last.stderr is not None:
+        start = replace(start, detectable=minimal_detectable_effect(2**0.5 * last.stderr))
+    return _outlook(start, course, levels, draws)
+
+
+def _falling(tasks: Sequence[Outlook]) -> list[Outlook]:
+    """Of the tasks that seem to be falling those that are after Holm's correction for their number."""
+    trends = [task.trend.p_value if task.trend is not None else 1.0 for task in tasks]
+    return [
+        replace(task, word=_word(replace(task, trend=None))) if task.word == "falling" and p >= LEVEL else task
+        for task, p in zip(tasks, holm(trends), strict=True)
+    ]
 
 
 def _scale(row: ScoreRow) -> Literal["log accuracy", "error", "loss", "log loss"]:
@@ -245,6 +262,9 @@ def _outlook(start: Outlook, course: Course, wanted: Mapping[str, float], draws:
     fits = bootstrap(course, draws)
     if fits is None:
         return replace(start, trend=trend)
+    if start.detectable_from != "items" and fits.checkpoints >= ENOUGH_FOR_NOISE and fits.scatter > 0:
+        detectable = minimal_detectable_effect(2**0.5 * fits.scatter)
+        start = replace(start, detectable=detectable, detectable_from="course")
     gain, low, high = fits.gain(start.now, start.ahead)
     chance = None if start.detectable is None else fits.share_of_gains_above(start.now, start.ahead, start.detectable)
     reaches = tuple(

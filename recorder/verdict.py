@@ -7,6 +7,7 @@ claims honest: Holm's for the number of tasks, a share of the error rate for the
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -50,6 +51,7 @@ class TaskVerdict:
     p_alone: float = 1.0
     averaged: bool = True
     noise: float | None = None
+    old_iteration: int | None = None  # of the checkpoint compared with
 
     @property
     def word(self) -> str:
@@ -97,13 +99,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class CheckpointVerdict:
-    """One checkpoint against everything it can be held against."""
+    """One checkpoint against everything it can be held against.
+
+    ``regressions`` are the tasks on which it is significantly worse than an earlier checkpoint: each task against the
+    one that was best at it, corrected for having chosen the best. The largest drop first.
+    """
 
     model: str
     iteration: int
     previous: Verdict | None = None
     best: Verdict | None = None
     baselines: tuple[Verdict, ...] = field(default=())
+    regressions: tuple[TaskVerdict, ...] = field(default=())
 
     @property
     def all(self) -> tuple[Verdict, ...]:
@@ -131,6 +138,7 @@ def checkpoint_verdict(
     earlier = [one for one in iterations if one < new]
     look = max(1, len(earlier))
     previous = best = None
+    regressions: tuple[TaskVerdict, ...] = ()
     main = main_metrics(mine, baselines)
     if earlier:
         previous = compare(mine, (model, new), (model, earlier[-1]), baselines=baselines, items=items, look=look)
@@ -140,8 +148,9 @@ def checkpoint_verdict(
             mine, (model, new), (model, at), baselines=baselines, items=items, look=look, of_many=len(earlier)
         )
         best = replace(best, against="best")
+        regressions = _regressions(mine, (model, new), earlier, baselines, items, look)
     against = tuple(against_baseline(mine, (model, new), one, baselines=baselines, look=look) for one in baselines)
-    return CheckpointVerdict(model, new, previous, best, tuple(one for one in against if one.tasks))
+    return CheckpointVerdict(model, new, previous, best, tuple(one for one in against if one.tasks), regressions)
 
 
 def newest_verdict(
@@ -184,8 +193,10 @@ def compare(
             difference = _of_scores(after, before.value, before.stderr, before.n)
         if difference is not None:
             difference = difference if after.higher_is_better else difference.turned()
-            noise = checkpoint_noise(_course(chosen, new, key))
-            tasks.append(TaskVerdict(key, after.value, before.value, difference, paired, 1.0, task in main, noise))
+            noise = checkpoint_noise(*_course(chosen, new, key))
+            tasks.append(
+                TaskVerdict(key, after.value, before.value, difference, paired, 1.0, task in main, noise, old[1])
+            )
     verdict = Verdict(new[0], new[1], old[1], None, tuple(tasks), "chosen", old[0], look)
     return _corrected(verdict, {key: row.chance or 0.0 for (*_, key), row in scored.items()}, of_many)
 
@@ -249,7 +260,42 @@ def _best_of(rows: Sequence[ScoreRow], main: Mapping[str, str], new: int, earlie
     return max(whole, key=lambda one: (whole[one], one)) if whole else earlier[-1]
 
 
-def _course(rows: Sequence[ScoreRow], place: Place, key: str) -> list[float]:
-    course = sorted((r.iteration, r.value) for r in rows if r.model == place[0] and r.iteration <= place[1]
-                    and metric_key(r) == key)  # fmt: skip
-    return [value for _, value in course]
+def _regressions(
+    rows: Sequence[ScoreRow],
+    new: Place,
+    earlier: Sequence[int],
+    baselines: Sequence[Baseline],
+    items: ItemsOf,
+    look: int,
+) -> tuple[TaskVerdict, ...]:
+    """Each task against the earlier checkpoint that was best at it; the last of equals."""
+    best: dict[str, tuple[float, int]] = {}
+    for row in rows:
+        if row.iteration in earlier:
+            worth = (row.value if row.higher_is_better else -row.value, row.iteration)
+            best[metric_key(row)] = max(best.get(metric_key(row), worth), worth)
+    by_old: dict[int, list[ScoreRow]] = defaultdict(list)
+    for row in rows:
+        if row.iteration == new[1] and metric_key(row) in best:
+            by_old[best[metric_key(row)][1]].append(row)
+    main = main_metrics(rows, baselines)
+    found: list[TaskVerdict] = []
+    for old, of_new in sorted(by_old.items()):
+        keys = {metric_key(row) for row in of_new}
+        both = [row for row in rows if metric_key(row) in keys]
+        only = compare(both, new, (new[0], old), baselines=baselines, items=items)
+        found += [replace(task, averaged=task.metric in main.values()) for task in only.tasks]
+    wanted = set(main.values()) | {metric_key(row) for row in rows if row.position == 0 and row.task not in main}
+    chosen = tuple(
+        replace(task, difference=replace(task.difference, p_value=task.p_alone))
+        for task in found
+        if task.metric in wanted
+    )
+    return _corrected(Verdict(new[0], new[1], None, None, chosen, look=look), {}, len(earlier)).regressions
+
+
+def _course(rows: Sequence[ScoreRow], place: Place, key: str) -> tuple[list[float], list[float]]:
+    """(values, iterations) up to ``place``."""
+    mine = [row for row in rows if row.model == place[0] and row.iteration <= place[1] and metric_key(row) == key]
+    mine.sort(key=lambda row: row.iteration)
+    return [row.value for row in mine], [float(row.iteration) for row in mine]

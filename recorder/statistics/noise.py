@@ -9,19 +9,28 @@ from dataclasses import dataclass
 from recorder.statistics.intervals import student_quantile
 
 
-def checkpoint_noise(values: Sequence[float], last: int = 10) -> float | None:
+def checkpoint_noise(values: Sequence[float], x: Sequence[float] | None = None, last: int = 10) -> float | None:
     """Standard deviation of a single checkpoint's score around the run's smooth course, of the ``last`` checkpoints.
 
-    sqrt(sum (v_i - 2 v_{i+1} + v_{i+2})^2 / (6 m)): second differences, so that a steady rise counts as none; a value's
-    noise enters three of them with weights 1, -2, 1. ``None`` below four values. It holds the sampling of items too.
-    Source: Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73:625; that this noise, not only the items', limits what
-    neighbouring checkpoints can tell: Heineman et al. 2025 (arXiv 2508.13144).
+    sqrt(mean r_i^2) with r_i = (a v_{i-1} + b v_{i+1} - v_i) / sqrt(a^2 + b^2 + 1): each value against the straight line
+    through its neighbours, so that a steady rise counts as none; a and b weigh the neighbours by their distance in log x
+    (evenly without ``x``). ``None`` below four values. It holds the sampling of items too, as far as another
+    checkpoint draws differently. Source: Gasser, Sroka & Jennen-Steinmetz 1986, Biometrika 73:625; that this noise,
+    not only the items', limits what neighbouring checkpoints can tell: Heineman et al. 2025 (arXiv 2508.13144).
     """
-    recent = values[-last:]
+    recent = list(values[-last:])
     if len(recent) < 4:
         return None
-    bends = [a - 2 * b + c for a, b, c in zip(recent, recent[1:], recent[2:], strict=False)]
-    return math.sqrt(math.fsum(bend * bend for bend in bends) / (6 * len(bends)))
+    places = [float(i) for i in range(len(recent))]
+    if x is not None and min(x[-last:]) > 0:
+        places = [math.log(one) for one in x[-last:]]
+    squares = []
+    for i in range(1, len(recent) - 1):
+        width = places[i + 1] - places[i - 1]
+        a = 0.5 if width <= 0 else (places[i + 1] - places[i]) / width
+        left = a * recent[i - 1] + (1 - a) * recent[i + 1] - recent[i]
+        squares.append(left * left / (a * a + (1 - a) ** 2 + 1))
+    return math.sqrt(math.fsum(squares) / len(squares))
 
 
 @dataclass(frozen=True)
@@ -40,7 +49,7 @@ class LevelTrend:
     points: int
 
 
-def level_trend(x: Sequence[float], values: Sequence[float], last: int = 6) -> LevelTrend | None:
+def level_trend(x: Sequence[float], values: Sequence[float], last: int = 8) -> LevelTrend | None:
     """Least squares over the ``last`` checkpoints; ``None`` below four or without different x.
 
     Its scatter around the line is what the standard error comes from, so training noise is in it. Source: ordinary
