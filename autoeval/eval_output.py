@@ -35,7 +35,7 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse's, except that a wrong command line is a ``ScriptError``, so that it is answered in JSON too."""
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message} ({self.format_usage().strip()})", BAD_INPUT)
+        raise ScriptError(f"{message} ({' '.join(self.format_usage().split())})", BAD_INPUT)
 
 
 def run_script(
@@ -63,7 +63,10 @@ def run_script(
         answer = _failure(error.code, str(error))
     except KeyboardInterrupt:
         answer = _failure(INTERRUPTED, "interrupted")
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror is not None
+        answer = _failure(BAD_INPUT, f"{error.filename}: {error.strerror}" if known else str(error))
+    except ValueError as error:
         logger.debug("bad input", exc_info=True)
         answer = _failure(BAD_INPUT, str(error))
     except Exception as error:
