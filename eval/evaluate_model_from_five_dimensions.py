@@ -15,12 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from autoeval.eval_output import Answer, ArgumentParser, run_script
+from autoeval.model_eval.arguments import add_five_dimensions
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    from autoeval.model_eval.arguments import add_five_dimensions
-
     add_five_dimensions(parser)
     return run_script(parser, _work, arguments, flat=True)
 

@@ -27,6 +27,7 @@ from autoeval.datasets.benchmarks import (
     made,
     with_labels,
 )
+from autoeval.datasets.messages import load_messages
 from autoeval.datasets.names import class_name, look_up
 from autoeval.datasets.natural_instructions import load_natural_instructions
 from autoeval.datasets.opencompass import understood
@@ -272,6 +273,7 @@ LOADERS: dict[str, Callable[..., Splits]] = {
     "eprstmtDataset": load_jsonl,
     "M3KEDataset": load_m3ke,
     "HumanevalDataset": load_humaneval,
+    "MessagesDataset": load_messages,
     "NarrativeQADataset": load_narrativeqa,
     "NaturalInstructionsDataset": load_natural_instructions,
     "WinogradDataset": load_winograd,

@@ -7,7 +7,7 @@ import difflib
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,54 @@ def add_five_dimensions(parser: argparse.ArgumentParser) -> None:
         "evaluation_dimensions", nargs="?", default=json.dumps(DIMENSIONS), metavar="DIMENSIONS", help="JSON list"
     )
     parser.add_argument("options", nargs="?", default="{}", metavar="OPTIONS", help='{"additional_parameters": {...}}')
+
+
+METRICS = ("Acc", "F1", "BLEU", "Rouge")
+
+
+def add_performance(parser: argparse.ArgumentParser) -> None:
+    """The published flags, and a few of our own with defaults."""
+    add = parser.add_argument
+    add("--model_name_or_path", required=True, metavar="MODEL", help="directory, adapter, Megatron checkpoint, URL")
+    add("--dataset_path", required=True, metavar="FILE.jsonl", help="messages, or instruction, input and output")
+    add("--evaluation_metrics", required=True, nargs="+", metavar="METRIC", help="Acc, F1, BLEU, Rouge: one or several")
+    add("--max_seq_len", type=_at_least(2), metavar="N", help="prompt and answer; default: the model's window")
+    add("--per_device_batch_size", type=_at_least(1), metavar="N", help="default: what memory and device allow")
+    add("--gpu_id", metavar="N", help="a GPU, or cpu; default: the first GPU if there is one")
+    add("--output_path", metavar="DIR", help="predictions.jsonl and results.json; or a name ending in .json(l)")
+    add("--max_new_tokens", type=_at_least(1), default=128, metavar="N", help="of an answer (default: %(default)s)")
+    add("--limit", type=_at_least(1), metavar="N", help="so many conversations, always the same")
+    add("--model_type", choices=("auto", "base", "chat"), default="auto", help="auto: chat if there is a chat template")
+    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    add("--tokenizer", metavar="PATH", help="of a Megatron checkpoint, as autoeval.convert takes it")
+    add("--peft_path", metavar="DIR", help="an adapter, merged into the model")
+    add("--served_name", metavar="NAME", help="what a server calls its model (default: it is asked)")
+
+
+def read_metrics(given: Sequence[str]) -> list[str]:
+    """``Acc F1``, ``Acc,F1`` or ``'["Acc", "F1"]'``, in any case. Raises ``ValueError`` naming one that is unknown."""
+    text = " ".join(given)
+    listed = (
+        read_json(text, "--evaluation_metrics", "names") if text.startswith("[") else text.replace(",", " ").split()
+    )
+    known = {name.casefold(): name for name in METRICS}
+    names = []
+    for name in listed if isinstance(listed, list) else [listed]:
+        if str(name).casefold() not in known:
+            raise ValueError(f"--evaluation_metrics: unknown metric '{name}' (known: {', '.join(METRICS)})")
+        names.append(known[str(name).casefold()])
+    if not names:
+        raise ValueError(f"--evaluation_metrics: expected at least one of {', '.join(METRICS)}")
+    return list(dict.fromkeys(names))
+
+
+def _at_least(least: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"{text!r}: expected a whole number of at least {least}")
+        return int(text)
+
+    return read
 
 
 def stay_offline() -> None:

@@ -74,16 +74,22 @@ class Outcome:
 def run_task(task: IclTask, model: Any, style: Any, *, deals: int = DEALS) -> Outcome:
     """Ask ``model`` all of ``task``, with progress in the log. Raises ``ValueError`` for a broken model."""
     started = time.monotonic()
-    records: list[dict[str, Any]] = []
-    for at in range(0, len(task.samples), _CHUNK):
-        records += infer_samples(task, model, task.samples[at : at + _CHUNK], style=style)
-        logger.info("%s: %d of %d items", task.name, len(records), len(task.samples))
+    records = ask(task, model, style)
     scores, items = evaluate_records(task, records, style=style)
     own = {item.key: item.value for item in items if item.metric == scores[0].metric}
     chance, above = dealt(task, records, own, style, deals=deals)
     mode = {"rank": "ranked", "text": "generated"}.get(build_inferencer(task.infer_cfg["inferencer"]).kind, "other")
     seconds = time.monotonic() - started
     return Outcome(task.name, task.version, mode, scores, own, chance, above, records, seconds)
+
+
+def ask(task: IclTask, model: Any, style: Any) -> list[dict[str, Any]]:
+    """The records of all items, with progress in the log."""
+    records: list[dict[str, Any]] = []
+    for at in range(0, len(task.samples), _CHUNK):
+        records += infer_samples(task, model, task.samples[at : at + _CHUNK], style=style)
+        logger.info("%s: %d of %d items", task.name, len(records), len(task.samples))
+    return records
 
 
 def dealt(

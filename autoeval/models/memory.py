@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from autoeval.models.network import Network
+from autoeval.models.network import Network, Shape
 from autoeval.models.projection import ROWS, TILE
 
 SLACK = 8 * 1024 * 1024  # buffers of the libraries
@@ -26,17 +26,20 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pass_bytes(network: Network, tokens: int, longest: int) -> int:
-    """The most that a pass of ``tokens`` tokens over paths of ``longest`` takes, beside weights and slots.
+    """The most that a pass of ``tokens`` tokens over paths of ``longest`` takes, beside weights and slots."""
+    return shaped_pass_bytes(network.shape, network.vocab_size, network.device.type, tokens, longest)
+
+
+def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, longest: int) -> int:
+    """The same from a model's shape alone; ``device`` is ``cpu`` or ``cuda``.
 
     Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
     rotation, the products of a gated feed-forward; afterwards one tile of logits, as stored and in fp32. Meant to be a
     little too much: docs/performance.md has it beside what was measured.
     """
-    shape = network.shape
     layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest
-    device = network.device.type
     rows = min(tokens, ROWS.get(device, ROWS["cpu"]))
-    tile = rows * min(network.vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
+    tile = rows * min(vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
     mask = min(tokens, longest) * longest
     return SLACK + tokens * (layer * shape.item + 16) + max(mask, tile) + longest * shape.cache_bytes
 

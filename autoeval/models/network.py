@@ -60,7 +60,7 @@ class Network:
             logger.info("%s: its logits are not one projection of its hidden states; all are computed", type(model))
         self._configs = _attention_configs(self._decoder)
         self.switches_rope = _switches_rope(model.config)
-        self.shape = _shape(model.config.get_text_config(), self.model.dtype.itemsize)
+        self.shape = shape_of(model.config.get_text_config(), self.model.dtype.itemsize)
         why = self._why_not_shared()
         self.shares = why is None
         if why is not None:
@@ -182,7 +182,8 @@ def _attention_configs(decoder: Any) -> list[Any]:
     return list({id(config): config for config in named}.values())
 
 
-def _shape(config: Any, item: int) -> Shape:
+def shape_of(config: Any, item: int) -> Shape:
+    """From a (text) configuration; ``item``: bytes of an element."""
     hidden = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", 1))
     width = getattr(config, "head_dim", None) or hidden // heads
