@@ -70,7 +70,7 @@ def ours(entry: str, instances: int, output: Path, models: list[Path]) -> None:
     for path in models:
         model = Timed(path, dtype="float32", device="cpu")
         before = time.process_time()
-        run_helm_task(task, model, model_name=path.name, tokenizer_path=path, output_path=output, suite="ours")
+        run_helm_task(task, model, model_name=path.name, output_path=output, suite="ours")
         print(f"{time.process_time() - before:.2f} {model.spent:.2f}", flush=True)
 
 

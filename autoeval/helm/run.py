@@ -44,7 +44,6 @@ def run_helm_task(
     model: LanguageModel,
     *,
     model_name: str,
-    tokenizer_path: Path,
     output_path: Path,
     suite: str,
     seconds_limit: float | None = None,
@@ -62,7 +61,7 @@ def run_helm_task(
     counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0, "prompts_reused": 0.0}
     directories: list[Path] = []
     failures: list[str] = []
-    with offline(), quiet(), registered(model, name=name, tokenizer_path=tokenizer_path):
+    with offline(), quiet(), registered(model, name=name):
         with _benchmark_output(output_path):
             _use_nltk_data(output_path)
             runner = _runner(output_path, suite)

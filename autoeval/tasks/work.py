@@ -115,7 +115,6 @@ def evaluate_task(plan: EvaluationPlan, task: Work, model: Any) -> tuple[dict[st
             task.task,
             model,
             model_name=f"autoeval/{plan.checkpoint.model}-{plan.checkpoint.iteration}-{plan.checkpoint.fingerprint[:8]}",
-            tokenizer_path=plan.converted,
             output_path=Path(plan.tasks.helm.output_path),
             suite=plan.tasks.helm.suite,
             seconds_limit=plan.tasks.helm.seconds_limit,

@@ -135,7 +135,7 @@ def test_every_entry_of_the_template_is_a_run_that_helm_knows(
     before = get_benchmark_output_path()
     set_benchmark_output_path(str(tmp_path))
     try:
-        with registered(model, name="autoeval/template", tokenizer_path=tiny_models[0]):
+        with registered(model, name="autoeval/template"):
             for task in tasks.values():
                 entries = [RunEntry(with_model(entry, "autoeval/template"), 1, None) for entry in task.entries]
                 specs = run_entries_to_run_specs(entries, max_eval_instances=4)
@@ -176,9 +176,7 @@ def test_a_scenario_of_the_template_is_evaluated(
         MAKERS[name](scenarios)
     shutil.copytree(data_dir / "nltk_data", tmp_path / "nltk_data")
     task = HelmTask(name, "v", entries, (MAIN[name],), 4)
-    outcome = run_helm_task(
-        task, model, model_name=f"template-{name}", tokenizer_path=tiny_models[0], output_path=tmp_path, suite="suite"
-    )
+    outcome = run_helm_task(task, model, model_name=f"template-{name}", output_path=tmp_path, suite="suite")
     (score,) = outcome.scores
     assert score.metric == MAIN[name] and 0 <= score.value <= 1 and score.n > 0
     assert len(outcome.items) == score.n and outcome.cost["runs"] == len(entries)
@@ -191,6 +189,4 @@ def test_a_scenario_without_its_data_names_it(
     with pytest.raises(
         HelmRunError, match=rf"{name.partition('_')[0]}.*{tmp_path}/scenarios/.*is missing; put it there"
     ):
-        run_helm_task(
-            tasks[name], model, model_name="x", tokenizer_path=tiny_models[0], output_path=tmp_path, suite="suite"
-        )
+        run_helm_task(tasks[name], model, model_name="x", output_path=tmp_path, suite="suite")
