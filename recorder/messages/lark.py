@@ -59,7 +59,9 @@ def judge(reply: Reply) -> Answer:
         return Answer("closed", f"code {code}: {_CLOSED[code]}")
     if code == MALFORMED:
         return Answer("refused", f"code {code}: the message is not as Lark expects it")
-    if reply.status in GONE:
+    if reply.status == 200 and code is None:
+        return Answer("later", "HTTP 200, but not an answer of Lark's: a proxy's page?")
+    if reply.status in GONE or 300 <= reply.status < 400:
         return Answer("closed", f"HTTP {reply.status}, code {code}: is the webhook still there?")
     return Answer("refused", f"HTTP {reply.status}, code {code}")
 
