@@ -16,7 +16,7 @@ from pathlib import Path
 
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
-from autoeval.planning import WatchOptions, make_watcher, task_plan
+from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan
 from autoeval.runners.worker_process import WORKER, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
@@ -85,7 +85,8 @@ def _check_sections(configs: Sequence[AutoEval], watch: WatchOptions, path: Path
             raise ConfigError(f"{path}: auto_eval.{watch.model_type}: the section is missing (--model-type)")
         plan = task_plan(config, watch.eval_type)
         if plan.icl is None and plan.helm is None:
-            raise ConfigError(f"{path}: auto_eval.{watch.eval_type}: the section is missing (--eval-type)")
+            section = "icl" if watch.eval_type == FIVE_DIMENSIONS else watch.eval_type
+            raise ConfigError(f"{path}: auto_eval.{section}: the section is missing (--eval-type)")
 
 
 def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from autoeval.openicl.asking import Asked, Record
 from autoeval.openicl.encoding import Encoder, truncation_notes
 from autoeval.openicl.prompt_template import PromptTemplate, Turn
 from autoeval.openicl.sample import Prompting, Sample, most_examples
-from autoeval.openicl.styles import CHAT_ROLES, Message, messages
+from autoeval.openicl.styles import CHAT_ROLES, ChatStyle, Message, messages
 
 
 @dataclass(frozen=True)
@@ -148,11 +148,15 @@ class ChatInferencer(GenInferencer):
     """Answers within a dialogue. The row has ``dialogue`` (messages), or columns that are lists, one entry a round.
 
     ``infer_mode``: ``last`` generates the last answer with the given history; ``every`` each answer in turn, with its
-    own earlier answers as history; ``every_with_gt`` each answer, with the given ones as history.
+    own earlier answers as history; ``every_with_gt`` each answer, with the given ones as history. With ``chat_template``
+    the tokenizer's own template is used wherever it has one, also by who asks a model in plain text (the daemon).
     """
 
-    def __init__(self, infer_mode: str = "last", max_out_len: int = 512, **options: Any) -> None:
+    def __init__(
+        self, infer_mode: str = "last", max_out_len: int = 512, chat_template: bool = False, **options: Any
+    ) -> None:
         super().__init__(max_out_len=max_out_len, **options)
+        self.chat_template = chat_template
         if infer_mode not in ("last", "every", "every_with_gt"):
             raise ValueError(f"infer_mode {infer_mode!r}: expected last, every or every_with_gt")
         if self.sequences > 1:
@@ -215,8 +219,11 @@ class ChatInferencer(GenInferencer):
             return history, tuple(history)
         roles = {chat: role for role, chat in CHAT_ROLES.items()}
         turns = [Turn(message["content"], roles.get(message["role"], "HUMAN")) for message in history]
-        text = prompting.style.render(turns, generate=True)
-        return text, Encoder(model, prompting.style.special_tokens)(text)
+        style = prompting.style
+        if self.chat_template and getattr(model.tokenizer, "chat_template", None):
+            style = ChatStyle(model.tokenizer)
+        text = style.render(turns, generate=True)
+        return text, Encoder(model, style.special_tokens)(text)
 
 
 @dataclass(frozen=True)
