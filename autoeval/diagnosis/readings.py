@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -42,6 +42,17 @@ class Readings:
     rows: list[numpy.ndarray] = field(default_factory=list)  # each (rows, columns)
     validations: list[Validation] = field(default_factory=list)
     facts: Facts = field(default_factory=Facts)
+
+    def add_columns(self, known: Mapping[str, numpy.ndarray]) -> None:
+        """Rows given as columns of shape (rows,), among them ``iteration``; those that are no column are left out."""
+        import numpy
+
+        table = numpy.full((len(known["iteration"]), len(COLUMNS)), numpy.nan)
+        for name in known.keys() & COLUMN.keys():
+            table[:, COLUMN[name]] = known[name]
+        if "loss" in known:
+            table[:, COLUMN["loss"]] = numpy.where(numpy.isfinite(known["loss"]), known["loss"], numpy.inf)
+        self.rows.append(table)
 
     def add_rows(self, rows: Sequence[Sequence[float]]) -> None:
         """``rows`` with a number for each of ``COLUMNS``."""

@@ -13,10 +13,20 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
 
 _PRINTED = re.compile(rb"\{'[^{}\n]*'epoch': [^{}\n]*\}")
 _PAIR = re.compile(rb"'(\w+)': '?([-+\d.einfaNI]+)'?[,}]")
+_EVALUATED = re.compile(rb"\{'[^{}\n]*'eval_[^{}\n]*'epoch': [^{}\n]*\}")
+_COLUMNS = {
+    b"loss": "loss",
+    b"grad_norm": "grad_norm",
+    b"learning_rate": "learning_rate",
+    b"num_tokens": "tokens",
+    b"num_input_tokens_seen": "tokens",
+    b"epoch": "epoch",
+}
 _OBJECT = re.compile(rb"\{[^{}]*\"step\":[^{}]*\}")
 _EVAL_LOSS = re.compile(r"eval_(?:(?P<name>.+)_)?loss")
 _MAX_STEPS = re.compile(rb"\"max_steps\": *(\d+)")
@@ -28,6 +38,9 @@ class PrintedDicts:
     stragglers = 0
     sign = re.compile(rb"\{'(?:loss|eval_\w*loss|eval_runtime)': [^{}\n]*'epoch': ")
 
+    def __init__(self) -> None:
+        self._rows = LayoutReader(b"'loss': ", _PRINTED, _layout)
+
     def state(self) -> dict[str, Any]:
         return {}
 
@@ -38,12 +51,28 @@ class PrintedDicts:
         pass
 
     def read(self, text: bytes, readings: Readings) -> None:
-        rows = []
-        for match in _PRINTED.finditer(text):
+        for known in self._rows.read(text):
+            readings.add_columns(known | {"iteration": known["epoch"]})
+        if b"'eval_" not in text:
+            return
+        for match in _EVALUATED.finditer(text):
             entry = {key.decode(): number(value) for key, value in _PAIR.findall(match[0])}
             if "epoch" in entry:
-                rows += take(entry, entry["epoch"], readings)
-        readings.add_rows(rows)
+                take(entry, entry["epoch"], readings)
+
+
+def _layout(line: bytes) -> Layout | None:
+    """Of a printed dictionary with a loss: a number for each key that is known here."""
+    told, names, at = b"", list[str](), 0
+    for match in _PAIR.finditer(line):
+        name = _COLUMNS.get(match[1])
+        if name is not None and name not in names:
+            names.append(name)
+            told += (
+                (re.escape(line[at : match.start()]) if not at else rb"[^{}\n]*?") + b"'" + match[1] + b"': '?" + NUMBER
+            )
+            at = match.end()
+    return Layout(re.compile(told), tuple(names)) if {"loss", "epoch"} <= set(names) else None
 
 
 class TrainerState:

@@ -12,9 +12,22 @@ import re
 from typing import Any
 
 from autoeval.diagnosis.formats.hf_trainer import take
-from autoeval.diagnosis.readings import COLUMN, Facts, Readings
+from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
+from autoeval.diagnosis.readings import Facts, Readings
 
-_TIME = re.compile(r"(?:(\d+) days?, )?(\d+):(\d+):(\d+)")
+_TIME = re.compile(rb'"(?:(\d+) days?, )?\d+:\d+:\d+"')
+_LINE = re.compile(rb'\{"current_steps"[^{}\n]*\}')
+_EVALUATED = re.compile(rb'\{"current_steps"[^{}\n]*"eval_[^{}\n]*\}')
+_PAIR = re.compile(rb'"(\w+)": *("[^"\n]*"|[^,}\n]+)')
+_COLUMNS = {
+    b"current_steps": "iteration",
+    b"total_steps": "total",
+    b"loss": "loss",
+    b"lr": "learning_rate",
+    b"learning_rate": "learning_rate",
+    b"epoch": "epoch",
+    b"total_tokens": "tokens",
+}
 
 
 class LlamaFactory:
@@ -25,6 +38,7 @@ class LlamaFactory:
 
     def __init__(self) -> None:
         self._last = (math.nan, math.nan)  # step and seconds
+        self._rows = LayoutReader(b'"loss": ', _LINE, _layout)
 
     def state(self) -> dict[str, Any]:
         return {"last": [None if math.isnan(value) else value for value in self._last]}
@@ -37,31 +51,50 @@ class LlamaFactory:
         pass
 
     def read(self, text: bytes, readings: Readings) -> None:
-        rows = []
-        for line in text.split(b"\n"):
-            begun = line.find(b'{"current_steps"')
-            if begun < 0:
-                continue
+        for known in self._rows.read(text):
+            total, tokens = known["total"][-1], known.get("tokens")
+            readings.facts.total = float(total)
+            if tokens is not None and not tokens.any():  # 0 where it does not count them
+                del known["tokens"]
+            known["rate"] = self._rates(known)
+            readings.add_columns(known)
+        if b'"eval_' not in text:
+            return
+        for match in _EVALUATED.finditer(text):
             try:
-                entry = json.loads(line[begun:])
-                step = float(entry["current_steps"])
-            except (ValueError, TypeError, KeyError):
+                entry = json.loads(match[0])
+                take({key: value for key, value in entry.items() if key != "loss"}, entry["current_steps"], readings)
+            except ValueError:
                 continue  # cut short
-            if isinstance(entry.get("total_steps"), (int, float)):
-                readings.facts.total = float(entry["total_steps"])
-            for values in take(entry, step, readings):
-                values[COLUMN["rate"]] = self._rate(step, str(entry.get("elapsed_time", "")))
-                if not values[COLUMN["tokens"]]:  # 0 where it does not count
-                    values[COLUMN["tokens"]] = math.nan
-                rows.append(values)
-        readings.add_rows(rows)
 
-    def _rate(self, step: float, elapsed: str) -> float:
+    def _rates(self, known: dict[str, Any]) -> Any:
         """Steps a second since the row before."""
-        match = _TIME.fullmatch(elapsed)
-        if match is None:
-            return math.nan
-        days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-        now = ((days * 24 + hours) * 60 + minutes) * 60.0 + seconds
-        (before, then), self._last = self._last, (step, now)
-        return (step - before) / (now - then) if now > then and step > before else math.nan
+        import numpy
+
+        if "seconds" not in known:
+            return numpy.full(len(known["iteration"]), numpy.nan)
+        now = ((known.get("days", 0.0) * 24 + known["hours"]) * 60 + known["minutes"]) * 60 + known["seconds"]
+        steps = numpy.diff(known["iteration"], prepend=self._last[0])
+        seconds = numpy.diff(now, prepend=self._last[1])
+        self._last = (float(known["iteration"][-1]), float(now[-1]))
+        with numpy.errstate(divide="ignore", invalid="ignore"):
+            return numpy.where((steps > 0) & (seconds > 0), steps / seconds, numpy.nan)
+
+
+def _layout(line: bytes) -> Layout | None:
+    """Of a line with a loss: a number for each key that is known here, and four for the time that has passed."""
+    told, names, at = b"", list[str](), 0
+    for match in _PAIR.finditer(line):
+        if time := _TIME.fullmatch(match[2]):
+            if match[1] != b"elapsed_time":
+                continue
+            found = ("days", "hours", "minutes", "seconds")[0 if time[1] else 1 :]
+            value = b'"' + (rb"(\d+) days?, " if time[1] else b"") + rb"(\d+):(\d+):(\d+)" + b'"'
+        elif match[1] in _COLUMNS and _COLUMNS[match[1]] not in names:
+            found, value = (_COLUMNS[match[1]],), b'"?' + NUMBER + b'"?'
+        else:
+            continue
+        told += (rb"[^{}\n]*?" if at else b"\\{") + b'"' + match[1] + b'": *' + value
+        names += found
+        at = match.end()
+    return Layout(re.compile(told), tuple(names)) if {"iteration", "total", "loss"} <= set(names) else None

@@ -11,9 +11,13 @@ Launchers put times and ranks before either.
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from autoeval.diagnosis.readings import COLUMN, COLUMNS, Facts, Readings, Validation
+from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
+from autoeval.diagnosis.readings import Facts, Readings, Validation
+
+if TYPE_CHECKING:
+    import numpy
 
 _VALIDATION = re.compile(
     rb"validation(?P<name>[-\w]*) loss at iteration (?P<iteration>\d+)(?: on (?P<set>\w+) set)?\s*\|"
@@ -40,7 +44,6 @@ _KEYS = {
 _PARAMETERS = re.compile(rb"Total number of parameters in billions: ([\d.]+)")
 _SHARD = re.compile(rb"number of parameters on \(tensor, pipeline\) model parallel rank (\(\d+, \d+\)): (\d+)")
 _LENGTH = re.compile(rb"\bseq_length \.+ (\d+)")
-_NUMBER = rb" *([-+0-9.eE]+|-?nan|-?inf) *"
 
 
 def validations(text: bytes) -> list[Validation]:
@@ -64,7 +67,7 @@ class Megatron:
     sign = re.compile(rb"iteration +\d+/ *\d+ \| .*elapsed time per iteration|validation[-\w]* loss at iteration \d+")
 
     def __init__(self) -> None:
-        self._layouts: list[_Layout] = []
+        self._rows = LayoutReader(_MARK, _ROW, _layout)
         self._shards: dict[bytes, float] = {}
         self.sequence_length: float | None = None
 
@@ -76,40 +79,19 @@ class Megatron:
 
     def read(self, text: bytes, readings: Readings) -> None:
         readings.validations += validations(text)
-        expected = text.count(_MARK)
-        if not expected:
-            return
-        if len(self._layouts) == 1 and (rows := self._layouts[0].rows(text)) and len(rows) == expected:
-            self._take(self._layouts[0], rows, readings)
-            return
-        for match in _ROW.finditer(text):
-            line = match[0]
-            layout = next((one for one in self._layouts if one.pattern.match(line)), None)
-            if layout is None and _MARK in line and (made := _Layout(line)).pattern.match(line):
-                layout = made
-                self._layouts = [made, *self._layouts[:31]]
-            if layout is not None:
-                self._take(layout, layout.rows(line), readings)
-        self._layouts = self._layouts[:1] if len(self._layouts) > 8 else self._layouts
+        for known in self._rows.read(text):
+            self._take(known, readings)
 
-    def _take(self, layout: _Layout, rows: list[tuple[bytes, ...]], readings: Readings) -> None:
+    def _take(self, known: dict[str, numpy.ndarray], readings: Readings) -> None:
         import numpy
 
-        values = numpy.array(rows).astype(numpy.float64)
-        known = {name: values[:, index + 2] for index, name in enumerate(layout.names)}
-        table = numpy.full((len(values), len(COLUMNS)), numpy.nan)
-        table[:, 0] = values[:, 0]
-        for name in known.keys() & COLUMN.keys():
-            table[:, COLUMN[name]] = known[name]
-        if "loss" in known:
-            table[:, 1] = numpy.where(numpy.isnan(known["loss"]), numpy.inf, known["loss"])
         if "milliseconds" in known:
             with numpy.errstate(divide="ignore", invalid="ignore"):
-                table[:, COLUMN["rate"]] = known.get("batch", 1.0) * 1000.0 / known["milliseconds"]
+                known["rate"] = known.get("batch", 1.0) * 1000.0 / known["milliseconds"]
         if "samples" in known and "tokens" not in known and self.sequence_length:
-            table[:, COLUMN["tokens"]] = known["samples"] * self.sequence_length
-        readings.rows.append(table)
-        readings.facts.total = float(values[-1, 1])
+            known["tokens"] = known["samples"] * self.sequence_length
+        readings.add_columns(known)
+        readings.facts.total = float(known["total"][-1])
 
     def preamble(self, text: bytes, facts: Facts) -> None:
         """Sizes that are printed before the first iteration; of the shards' parameters those that are printed."""
@@ -122,21 +104,16 @@ class Megatron:
             facts.parameters = sum(self._shards.values())
 
 
-class _Layout:
-    """One order of keys: a pattern with a number for the iteration, the last iteration, and each known key."""
-
-    def __init__(self, line: bytes) -> None:
-        self.names: list[str] = []
-        told = []
-        for part in line.split(b"|")[1:]:
-            key, colon, _ = part.partition(b":")
-            name = _KEYS.get(key.strip())
-            if colon and name is not None and name not in self.names:
-                self.names.append(name)
-                told.append(b" *" + re.escape(key.strip()) + b":" + _NUMBER)
-            else:
-                told.append(rb"[^|\n]*")
-        self.pattern = re.compile(rb"iteration +(\d+)/ *(\d+) *\|" + rb"\|".join(told))
-
-    def rows(self, text: bytes) -> list[tuple[bytes, ...]]:
-        return self.pattern.findall(text)
+def _layout(line: bytes) -> Layout | None:
+    """A number for the iteration, the last iteration, and each known key; the others may be anything."""
+    names, told = ["iteration", "total"], []
+    for part in line.split(b"|")[1:]:
+        key, colon, _ = part.partition(b":")
+        name = _KEYS.get(key.strip())
+        if colon and name is not None and name not in names:
+            names.append(name)
+            told.append(b" *" + re.escape(key.strip()) + b": *" + NUMBER + b" *")
+        else:
+            told.append(rb"[^|\n]*")
+    pattern = re.compile(rb"iteration +(\d+)/ *(\d+) *\|" + rb"\|".join(told))
+    return Layout(pattern, tuple(names))

@@ -11,16 +11,33 @@ import math
 import re
 from typing import Any
 
-from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
+from autoeval.diagnosis.formats.layouts import NUMBER, Layout, columns
+from autoeval.diagnosis.readings import Facts, Readings, Validation, number
 
-_N = rb"(-?[\d.]+(?:e[-+]?\d+)?|-?nan|-?inf)"
-_LINE = re.compile(
-    rb"^.{0,80}?(?:"
-    rb"step:(\d+)/(\d+) (train|val)_loss:" + _N + rb"(?: train_time:(\d+)ms)?"
-    rb"|s:(\d+) t([er])l:" + _N + rb"(?: lr:" + _N + rb" norm:" + _N + rb")?"
-    rb"|iter (\d+): loss " + _N + rb", time " + _N + rb"ms"
-    rb"|step (\d+): train loss " + _N + rb", val loss " + _N + rb")",
-    re.MULTILINE,
+_STEP = rb"step:(\d+)/(\d+) train_loss:" + NUMBER
+_TRAINED = (
+    (b" train_loss:", Layout(re.compile(_STEP + rb"(?: train_time:(\d+)ms)"), ("iteration", "total", "loss", "time"))),
+    (b" train_loss:", Layout(re.compile(_STEP + rb"(?![\w.+-]| train_time)"), ("iteration", "total", "loss"))),
+    (
+        b" trl:",
+        Layout(
+            re.compile(rb"s:(\d+) trl:" + NUMBER + b" lr:" + NUMBER + b" norm:" + NUMBER),
+            ("iteration", "loss", "learning_rate", "grad_norm"),
+        ),
+    ),
+    (b" trl:", Layout(re.compile(rb"s:(\d+) trl:" + NUMBER + rb"(?![\w.+-]| lr:)"), ("iteration", "loss"))),
+    (
+        b"iter ",
+        Layout(re.compile(rb"iter (\d+): loss " + NUMBER + b", time " + NUMBER + b"ms"), ("iteration", "loss", "each")),
+    ),
+)
+_VALIDATED = re.compile(
+    rb"step:(\d+)/\d+ val_loss:"
+    + NUMBER
+    + rb"|s:(\d+) tel:"
+    + NUMBER
+    + rb"|step (\d+): train loss [-\w.+]+, val loss "
+    + NUMBER
 )
 
 
@@ -46,40 +63,25 @@ class NanoGPT:
         pass
 
     def read(self, text: bytes, readings: Readings) -> None:
-        rows = []
-        for match in _LINE.finditer(text):
-            step, total, kind, loss, time, s, er, s_loss, lr, norm, iteration, i_loss, i_time, at, _, at_loss = (
-                match.groups()
-            )
-            if step:
-                readings.facts.total = float(total)
-                if kind == b"val":
-                    readings.validations.append(Validation(float(step), "", number(loss)))
-                else:
-                    rate = self._rate(float(step), number(time))
-                    rows.append(row(iteration=float(step), loss=printed_loss(loss), rate=rate))
-            elif s:
-                if er == b"e":
-                    readings.validations.append(Validation(float(s), "", number(s_loss)))
-                else:
-                    rows.append(
-                        row(
-                            iteration=float(s),
-                            loss=printed_loss(s_loss),
-                            learning_rate=number(lr),
-                            grad_norm=number(norm),
-                        )
-                    )
-            elif iteration:
-                milliseconds = number(i_time)
-                rate = 1000.0 / milliseconds if milliseconds > 0 else math.nan
-                rows.append(row(iteration=float(iteration), loss=printed_loss(i_loss), rate=rate))
-            else:
-                readings.validations.append(Validation(float(at), "", number(at_loss)))
-        readings.add_rows(rows)
+        for mark, layout in _TRAINED:
+            if mark in text and (rows := layout.pattern.findall(text)):
+                self._take(columns(layout, rows), readings)
+        for match in _VALIDATED.finditer(text):
+            step, loss = (group for group in match.groups() if group is not None)
+            readings.validations.append(Validation(float(step), "", number(loss)))
 
-    def _rate(self, step: float, milliseconds: float) -> float:
-        """Steps a second since the row before; the clock starts again after warming up."""
-        (before, then), self._last = self._last, (step, milliseconds)
-        ahead = step > before and milliseconds > then
-        return 1000.0 * (step - before) / (milliseconds - then) if ahead else math.nan
+    def _take(self, known: dict[str, Any], readings: Readings) -> None:
+        """``time`` is in milliseconds since the clock started, again after warming up; ``each`` of one step."""
+        import numpy
+
+        if "total" in known:
+            readings.facts.total = float(known["total"][-1])
+        with numpy.errstate(divide="ignore", invalid="ignore"):
+            if "time" in known:
+                steps = numpy.diff(known["iteration"], prepend=self._last[0])
+                passed = numpy.diff(known["time"], prepend=self._last[1])
+                self._last = (float(known["iteration"][-1]), float(known["time"][-1]))
+                known["rate"] = numpy.where((steps > 0) & (passed > 0), 1000.0 * steps / passed, numpy.nan)
+            elif "each" in known:
+                known["rate"] = 1000.0 / known["each"]
+        readings.add_columns(known)
