@@ -71,10 +71,15 @@ class Fits:
         return sign * (self.at(now + ahead) - self.at(now))
 
     def reach(self, value: float, now: float, farthest: float) -> tuple[float | None, float | None, float | None]:
-        """(middle, low, high) of the x at which the curve has ``value``; ``None`` for beyond ``farthest``."""
+        """(middle, low, high) of the x at which a checkpoint has ``value``; ``None`` for beyond ``farthest``.
+
+        A checkpoint scatters around the curve (a normal variable of ``scatter``), so it may be there earlier or later.
+        """
         import numpy
 
-        left = _forth(numpy.asarray([value]), self.scale)[0] - self.floors
+        off = numpy.random.default_rng(1).normal(0.0, self.scatter, len(self.floors))
+        off[0] = 0.0
+        left = _forth(value + off, self.scale) - self.floors
         with numpy.errstate(all="ignore"):
             x = numpy.where((left > 0) & (self.sizes > 0), (left / self.sizes) ** (-1 / self.exponents), numpy.inf)
         x = numpy.maximum(numpy.nan_to_num(x, nan=math.inf, posinf=math.inf), now)

@@ -12,7 +12,8 @@ from recorder.benchmark_health import BenchmarkHealth, benchmark_health
 from recorder.board import Board, build_board, remembered_choice
 from recorder.leaderboard import LeaderboardRow, main_metrics, metric_key
 from recorder.ledger import CheckpointRow, Ledger, Outcomes, ScoreRow, TaskRow
-from recorder.published_models import PublishedModel
+from recorder.published_models import PublishedModel, courses
+from recorder.trajectories import TaskTrajectories, task_trajectories
 from recorder.trend import Worth, worth
 from recorder.verdict import CheckpointVerdict, checkpoint_verdict
 
@@ -29,10 +30,11 @@ class Facts:
     def __init__(self, ledger: Ledger, baselines: Sequence[Baseline] = (), models: Sequence[PublishedModel] = ()):
         self.ledger = ledger
         self.baselines = list(baselines)
+        self.published_models = list(models)
         self.checkpoints: list[CheckpointRow] = [row for row in ledger.checkpoints() if not row.superseded]
         self.superseded = sum(row.superseded for row in ledger.checkpoints())
         self.tasks: list[TaskRow] = [row for row in ledger.tasks() if not row.superseded]
-        self.scores: list[ScoreRow] = [*ledger.scores(), *(row for model in models for row in _course(model))]
+        self.scores: list[ScoreRow] = [*ledger.scores(), *courses(models)]
         own = {row.model for row in self.checkpoints}
         self.models: list[str] = sorted(own) + sorted({row.model for row in self.scores} - own)
         self.own = own
@@ -42,7 +44,9 @@ class Facts:
 
     @cached_property
     def board(self) -> Board:
-        return build_board(self.ledger.scores(), self.baselines, remembered_choice(self.ledger))
+        with_course = {row.model for row in self.scores}
+        levels = [one for one in self.baselines if one.name not in with_course]
+        return build_board(self.scores, levels, remembered_choice(self.ledger))
 
     @cached_property
     def every(self) -> list[LeaderboardRow]:
@@ -111,33 +115,18 @@ class Facts:
             self._worths[model] = worth(self.scores, model, baselines=others, items=self.outcomes)
         return self._worths[model]
 
+    @cached_property
+    def trajectories(self) -> list[TaskTrajectories]:
+        """Of each run's own main metrics that have items at two checkpoints or more."""
+        found = []
+        for model in sorted(self.own):
+            by_metric: dict[str, dict[int, Outcomes]] = {}
+            for iteration in sorted({row.iteration for row in self.scores if row.model == model}):
+                for key, outcomes in self.outcomes(model, iteration).items():
+                    if outcomes.values and key in self.shown_first:
+                        by_metric.setdefault(key, {})[iteration] = outcomes
+            found += [task_trajectories(model, k, course) for k, course in sorted(by_metric.items()) if len(course) > 1]
+        return found
+
     def health(self, model: str) -> list[BenchmarkHealth]:
         return benchmark_health(self.scores, model, baselines=self.baselines)
-
-
-def _course(model: PublishedModel) -> list[ScoreRow]:
-    """The rows of a model measured elsewhere as scores, when there are several; how many items it had nobody tells."""
-    if len(model.rows) < 2:
-        return []
-    return [
-        ScoreRow(
-            model=model.name,
-            iteration=row.iteration,
-            tokens=row.tokens,
-            task=key.rpartition(".")[0],
-            task_version="",
-            metric=key.rpartition(".")[2],
-            value=value,
-            stderr=row.stderrs.get(key),
-            n=0,
-            higher_is_better=True,
-            source="baseline",
-            superseded=False,
-            recorded_at=0.0,
-            chance=None,
-            fingerprint="",
-            position=place,
-        )
-        for row in model.rows
-        for place, (key, value) in enumerate(sorted(row.values.items()))
-    ]

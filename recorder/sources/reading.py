@@ -126,7 +126,8 @@ def _of_rows(evaluation: Evaluation, rows: dict[int, _Row], source: str) -> Publ
 
 
 def _of_numbers(evaluation: Evaluation, by_iteration: dict[int, dict[str, float]], source: str) -> PublishedModel:
-    rows, chance = [], {}
+    rows: list[PublishedRow] = []
+    chance: dict[str, float] = {}
     for iteration, numbers in sorted(by_iteration.items()):
         values = {key: value for key, value in numbers.items() if not key.endswith(STDERR)}
         stderrs = {key.removesuffix(STDERR): value for key, value in numbers.items() if key.endswith(STDERR)}
