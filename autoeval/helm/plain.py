@@ -89,7 +89,5 @@ def unpack_states(packed: Mapping[str, Any], model: str, deployment: str) -> lis
     states = []
     for raw in packed["states"]:
         request = Request(**{**raw["request"], "model": model, "model_deployment": deployment})
-        states.append(
-            RequestState(**{**nothing, **raw, "instance": instances[raw["instance"]], "request": request})  # type: ignore[arg-type]
-        )
+        states.append(RequestState(**{**nothing, **raw, "instance": instances[raw["instance"]], "request": request}))
     return states

@@ -29,6 +29,7 @@ from helm.benchmark.scenarios.scenario import (
 )
 from helm.common.general import asdict_without_nones
 
+from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain, instances_from, pack_states, unpack_states
 from autoeval.helm.spec import helm_version
 from recorder.files import write_atomic
@@ -53,7 +54,9 @@ def build_request_states(runner: Runner, spec: RunSpec, scenario: Scenario) -> l
     if staged.is_file():
         instances = instances_from(json.loads(staged.read_bytes()))
     else:
-        instances = scenario.get_instances(get_scenario_cache_path(str(output_path), scenario.name))
+        place = get_scenario_cache_path(str(output_path), scenario.name)
+        refuse_unsafe_pickles(Path(place))
+        instances = scenario.get_instances(place)
         if runner.cache_instances:
             write_atomic(staged, json.dumps(Plain()(instances), indent=2))
     if any(instance.id is None for instance in instances):

@@ -31,7 +31,8 @@ def usable_window(model: LanguageModel) -> int:
 def registered(model: LanguageModel, *, name: str) -> Iterator[None]:
     """HELM knows ``model`` as ``name`` (from ``helm_model_name``) inside the block, and nothing of it afterwards.
 
-    Raises ``ValueError`` when the name is taken: two models under one name would share HELM's caches.
+    Raises ``ValueError`` when the name is taken (two models under one name would share HELM's caches), and for a server
+    without a local tokenizer: HELM counts tokens to fit prompts into the window.
     """
     from helm.benchmark import model_deployment_registry as deployments
     from helm.benchmark import model_metadata_registry as metadata
@@ -41,6 +42,8 @@ def registered(model: LanguageModel, *, name: str) -> Iterator[None]:
 
     if name in ENGINES or name in deployments.DEPLOYMENT_NAME_TO_MODEL_DEPLOYMENT:
         raise ValueError(f"HELM already knows a model {name!r}; every checkpoint needs its own name")
+    if not hasattr(model.tokenizer, "num_special_tokens_to_add"):
+        raise ValueError("HELM counts tokens, and this model has no tokenizer here; give the server's tokenizer_path")
     ENGINES[name] = model
     try:
         tokenizers.register_tokenizer_config(_tokenizer_config(name, model.tokenizer))

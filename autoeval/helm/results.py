@@ -129,10 +129,7 @@ def _schema_environments() -> dict[str, tuple[str, str]]:
     import yaml
 
     text = files("helm.benchmark").joinpath("static/schema_classic.yaml").read_text(encoding="utf-8")
-    environments = {
-        group["name"]: group.get("environment") or {}
-        for group in yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))["run_groups"]
-    }
+    environments = {group["name"]: group.get("environment") or {} for group in yaml.safe_load(text)["run_groups"]}
     return {
         name: (environment["main_name"], environment["main_split"])
         for name, environment in environments.items()

@@ -31,8 +31,10 @@ from helm.clients.client import Client
 from helm.common.request import Request, RequestResult
 
 from autoeval.helm.engine import answer
+from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain
 from autoeval.helm.prompts import PromptStore, build_request_states
+from autoeval.helm.rouge import with_computable_metrics
 from autoeval.models.requests import LanguageModel
 from recorder.files import write_atomic
 
@@ -120,7 +122,7 @@ class BulkRunner(Runner):
         self.prompts_reused = 0
 
     def run_one(self, run_spec: RunSpec) -> None:
-        run_spec = fit(run_spec, _window(run_spec))
+        run_spec = with_computable_metrics(fit(run_spec, _window(run_spec)))
         if self.dry_run or self.skip_instances or self.cache_instances_only:
             super().run_one(run_spec)  # no model is asked
             return
@@ -163,6 +165,7 @@ class BulkRunner(Runner):
         stats: list[Any] = []
         per_instance: list[Any] = []
         parallelism = self.executor.execution_spec.parallelism
+        refuse_unsafe_pickles(Path(self.eval_cache_path))
         for metric_spec in run_spec.metric_specs:
             metric = create_metric(metric_spec)
             result = metric.evaluate(state, self.metric_service, self.eval_cache_path, parallelism)
