@@ -42,6 +42,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     action.add_argument(
         "--retry", nargs="?", const="", metavar="ITERATION[:TASK]", help="let failed work be tried again, then stop"
     )
+    action.add_argument(
+        "--sync-wandb",
+        action="store_true",
+        help="publish online what W&B doesn't show yet, whatever the mode, then stop",
+    )
     action.add_argument("--doctor", action="store_true", help="check all that a run needs, then stop")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser.parse_args(arguments)
