@@ -125,6 +125,8 @@ class RunnerSection(_Section):
     type: Literal["local"] = "local"
     max_num_workers: Literal[1] = 1
     max_attempts: int = Field(3, gt=0, description="starts of a worker for one checkpoint before it counts as failed")
+    task_time_limit: float | None = Field(None, gt=0, description="seconds of one task, or of a conversion; null: none")
+    heartbeat_timeout: float | None = Field(300.0, gt=0, description="seconds without a sign of life; null: for ever")
 
 
 class WandbSection(_Section):

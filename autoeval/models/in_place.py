@@ -1,6 +1,7 @@
 """Another checkpoint's weights into the module that is loaded already: nothing is imported, built or allocated anew.
 
-    renewal = Renewal(model)
+    files = deciding_files(model.path)   # when it is loaded: later they may be gone
+    renewal = Renewal(model, files)
     if renewal.fits(directory, shapes_in(directory)):
         renewal.read(directory)       # or renewal.put(...) for tensors as they come
         renewal.done(directory)
@@ -34,8 +35,10 @@ _DECIDING = (
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def deciding_files(directory: Path) -> str:
-    """A hash of a model directory's files but its weights."""
+def deciding_files(directory: Path) -> str | None:
+    """A hash of a model directory's files but its weights; none for an adapter, whose model is elsewhere."""
+    if is_adapter(directory):
+        return None
     found = {path for pattern in _DECIDING for path in directory.glob(pattern) if path.is_file()}
     digest = hashlib.sha256()
     for path in sorted(found):
@@ -55,14 +58,14 @@ def shapes_in(directory: Path) -> Shapes | None:
 
 
 class Renewal:
-    """The parameters of ``model`` (a ``HuggingFaceModel``) by the names that its files have.
+    """The parameters of ``model`` (a ``HuggingFaceModel`` whose ``deciding_files`` were ``files``) by the names that its
+    files have.
 
     From the first ``put`` to ``done`` the model is neither the old one nor the new one and must not be asked.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._files = None if is_adapter(model.path) else deciding_files(model.path)
+    def __init__(self, model: Any, files: str | None) -> None:
+        self._model, self._files = model, files
         # The order of a state dict: of tied weights the first name is the one that files have.
         self._targets: dict[str, torch.Tensor] = dict(model.model.state_dict())
 
