@@ -48,13 +48,14 @@ def opponent(verdict: Verdict) -> str:
 
 
 def comparison(verdict: Verdict) -> str:
-    """After ``iteration 2,000 is`` or ``… –``: the word, against what, by how much."""
+    """After ``iteration 2,000``: whether it is better or worse, than what, by how much."""
     difference = verdict.overall
     if difference is None:
         return f"cannot be compared with {opponent(verdict)}: the scores carry no standard errors"
+    change = f"{points(difference)}, {basis(verdict)}"
     if difference.verdict != "cannot tell":
-        return f"{difference.verdict} than {opponent(verdict)}: {points(difference)}, {basis(verdict)}"
-    return f"cannot tell from {opponent(verdict)}: {points(difference)}, {basis(verdict)}; {why_not(verdict)}"
+        return f"is {difference.verdict} than {opponent(verdict)}: {change}"
+    return f"cannot be told from {opponent(verdict)}: {change}; {why_not(verdict)}"
 
 
 def why_not(verdict: Verdict) -> str:
@@ -80,8 +81,15 @@ def ordinal(number: int) -> str:
 
 def task_line(task: TaskVerdict) -> str:
     """``lambada.acc: 0.372 → 0.328, −4.4 points (95 %: …)``."""
-    change = points(task.difference) if shares(task) else plain_change(task.difference)
-    return f"{task.metric}: {score(task.old)} → {score(task.new)}, {change}"
+    course = f"{task.metric}: {score(task.old)} → {score(task.new)}"
+    if lower_is_better(task):
+        return f"{course} (lower is better)"
+    return f"{course}, {points(task.difference) if shares(task) else plain_change(task.difference)}"
+
+
+def lower_is_better(task: TaskVerdict) -> bool:
+    """Seen from the difference, in which up is good for every metric."""
+    return (task.new - task.old) * task.difference.value < 0
 
 
 def shares(task: TaskVerdict) -> bool:
@@ -101,6 +109,15 @@ def score(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
 
 
+def tokens(billions: float) -> str:
+    """``1.02 million``, ``300 billion``, ``1.5 trillion``: three digits."""
+    for unit, size in (("trillion", 1e3), ("billion", 1.0), ("million", 1e-3), ("thousand", 1e-6)):
+        if abs(billions) >= size * 0.9995 or unit == "thousand":
+            number = float(f"{billions / size:.3g}")
+            return f"{number:,.0f} {unit}" if number >= 100 else f"{number:g} {unit}"
+    raise AssertionError
+
+
 def outlook(worth: Worth) -> str:
     """Whether to go on, in one sentence, for a person who has not asked for statistics."""
     one = worth.headline
@@ -112,7 +129,7 @@ def outlook(worth: Worth) -> str:
 def expected(one: Outlook) -> str:
     """``the next 150 billion tokens should bring +2.1 points (90 %: …)``."""
     assert one.gain is not None and one.low is not None and one.high is not None
-    ahead = f"{one.ahead:,.3g} billion tokens" if one.unit == "tokens" else f"{one.ahead:,.0f} iterations"
+    ahead = f"{tokens(one.ahead)} tokens" if one.unit == "tokens" else f"{one.ahead:,.0f} iterations"
     interval = f"{signed(one.low * 100)} to {signed(one.high * 100)}"
     text = f"the next {ahead} should bring {signed(one.gain * 100)} points (90 %: {interval})"
     return (

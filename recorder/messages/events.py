@@ -147,7 +147,7 @@ def _verdict(
     previous = verdict.previous if verdict is not None else None
     place = f"{save.model}, iteration {save.iteration:,}"
     tone: Tone = "plain"
-    facts = [("tokens", f"{save.tokens:,.4g} billion")] if save.tokens is not None else []
+    facts = [("tokens", words.tokens(save.tokens))] if save.tokens is not None else []
     if previous is None:
         title = f"{place}: first scores"
         text = "There is no earlier checkpoint to compare it with."
@@ -157,8 +157,7 @@ def _verdict(
     else:
         word = previous.word
         title, tone = f"{place}: {word}", TONES[word]
-        text = f"{words.comparison(previous)}."
-        text = text[0].upper() + text[1:]
+        text = f"Iteration {save.iteration:,} {words.comparison(previous)}."
         changed = sorted(previous.tasks, key=lambda t: (t.word == "cannot tell", -abs(t.difference.value)))
         lines = [words.task_line(task) for task in changed[:SHOWN_TASKS]]
         best = verdict.best if verdict is not None else None
