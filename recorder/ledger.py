@@ -210,6 +210,10 @@ class Ledger:
             (model, iteration),
         )
 
+    def query(self, select: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Rows of a SELECT on the published views (``scores``, ``checkpoints``, ``costs``, ``checkpoint_costs``)."""
+        return self._rows(select, parameters)
+
     # Outbox and settings
 
     def outbox_pending(self, sink: str) -> list[OutboxRow]:

@@ -139,9 +139,34 @@ WHERE r.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 ON 
                WHERE c3.superseded = 0 GROUP BY c3.model, r3.task);
 """
 
+# What each result has cost, and each save: recorder/costs.py says what the columns count.
+_COSTS = """
+CREATE VIEW costs AS
+SELECT c.model, c.iteration, c.fingerprint, r.task, r.task_version, r.source, c.superseded,
+       json_extract(r.cost, '$.prompt_tokens') AS prompt_tokens,
+       json_extract(r.cost, '$.unique_tokens') AS unique_tokens,
+       json_extract(r.cost, '$.computed_tokens') AS computed_tokens,
+       json_extract(r.cost, '$.generated_tokens') AS generated_tokens,
+       json_extract(r.cost, '$.seconds') AS seconds,
+       json_extract(r.cost, '$.wall_seconds') AS wall_seconds,
+       COALESCE(json_extract(r.cost, '$.device_seconds'), json_extract(r.cost, '$.wall_seconds')) AS device_seconds,
+       json_extract(r.cost, '$.tokens_per_second') AS tokens_per_second,
+       json_extract(r.cost, '$.peak_memory_bytes') AS peak_memory_bytes,
+       r.finished_at
+FROM result_rows r JOIN checkpoint_rows c ON c.id = r.checkpoint_id;
+
+CREATE VIEW checkpoint_costs AS
+SELECT model, iteration, fingerprint, superseded, COUNT(*) AS tasks, SUM(prompt_tokens) AS prompt_tokens,
+       SUM(unique_tokens) AS unique_tokens, SUM(computed_tokens) AS computed_tokens,
+       SUM(generated_tokens) AS generated_tokens, SUM(seconds) AS seconds, SUM(wall_seconds) AS wall_seconds,
+       SUM(device_seconds) AS device_seconds, SUM(computed_tokens) / NULLIF(SUM(seconds), 0) AS tokens_per_second,
+       MAX(peak_memory_bytes) AS peak_memory_bytes
+FROM costs GROUP BY model, iteration, fingerprint;
+"""
+
 Step = str | Callable[[sqlite3.Connection], None]  # SQL statements, or what they cannot say
 
-MIGRATIONS: tuple[Step, ...] = (_FIRST, _MESSAGES, _ITEM_BLOCKS, into_blocks, _NEWEST_VERSIONS)
+MIGRATIONS: tuple[Step, ...] = (_FIRST, _MESSAGES, _ITEM_BLOCKS, into_blocks, _NEWEST_VERSIONS, _COSTS)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

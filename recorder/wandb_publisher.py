@@ -18,6 +18,7 @@ from typing import Any
 from recorder import watchdog
 from recorder.baselines import Baseline
 from recorder.board import Board
+from recorder.costs import checkpoint_costs
 from recorder.ledger import Ledger, ScoreRow
 from recorder.published_models import PublishedModel
 from recorder.wandb_alerts import Alert, alerts_of
@@ -194,7 +195,7 @@ class Publisher:
         return history_rows(pending, saves, tasks, scores, baselines, self._costs()), scores
 
     def _costs(self) -> dict[tuple[str, int, str], dict[str, float]]:
-        return {}
+        return {(one.model, one.iteration, one.fingerprint): one.figures() for one in checkpoint_costs(self.ledger)}
 
     def _untold(self, alerts: Sequence[Alert]) -> list[Alert]:
         return [alert for alert in alerts if self.ledger.recall(self._key("alert", alert.key)) is None]
