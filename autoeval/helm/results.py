@@ -87,10 +87,13 @@ def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple
     for name, display in shown.items():
         strata = [_strata(run, name) for run in runs]
         scores.append(_score(runs, name, display, strata))
-        for of_run in strata:
-            items += [Item(key, display, value) for stratum in of_run for key, value in stratum.items.items()]
+        for run, of_run in zip(runs, strata, strict=True):
+            subject = run.key if len(runs) >= ENOUGH_RUNS else None  # fewer are too few to tell how subjects spread
+            items += [Item(key, display, value, subject) for stratum in of_run for key, value in stratum.items.items()]
     return tuple(scores), tuple(items)
 
+
+ENOUGH_RUNS = 10  # of one benchmark (MMLU's subjects), from which on their items are compared in clusters
 
 # The group of scenarios on the user's own files (custom_mcqa), for which HELM publishes no table and so no main metric.
 _USERS_OWN_DATA = {"custom": ("exact_match", "test")}

@@ -23,6 +23,7 @@ from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.retrievers import build_retriever
 from autoeval.openicl.sample import Prompting, Reader, Sample
 from autoeval.openicl.styles import Style
+from autoeval.tasks.clusters import clusters_of, stderr_with
 from autoeval.tasks.configs import DatasetConfig, find_config, loader_options, read_configs
 from recorder.results import Item, Score
 
@@ -134,11 +135,12 @@ def evaluate_records(
         allow_code_execution=allow_code_execution,
     )
     chance = _chance(records) if kind == "rank" else None
+    clusters = clusters_of(task.samples)
     scores = tuple(
         Score(
             metric.name,
             metric.value,
-            metric.stderr,
+            stderr_with(clusters, metric.value, metric.stderr, metric.values),
             len(metric.values),
             higher_is_better=metric.higher_is_better,
             chance=chance if metric.name.startswith("acc") else None,
@@ -146,9 +148,9 @@ def evaluate_records(
         for metric in metrics
     )
     items = tuple(
-        Item(sample.key, metric.name, value)
+        Item(sample.key, metric.name, value, cluster)
         for metric in metrics
-        for sample, value in zip(task.samples, metric.values, strict=True)
+        for sample, value, cluster in zip(task.samples, metric.values, clusters, strict=True)
     )
     return scores, items
 
