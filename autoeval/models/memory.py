@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -52,9 +52,17 @@ def tokens_within(network: Network, asked: int, longest: int) -> int:
     return asked
 
 
-def slots_within(network: Network, rooms: Mapping[int, int], most: int) -> int:
-    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many."""
+def slots_within(network: Network, rooms: Mapping[int, int], most: int, stems: Sequence[int] = ()) -> int:
+    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many.
+
+    ``stems``: lengths of the stems; no more of them are kept at once than texts grow.
+    """
     limit = free_bytes(network.device) // 2
-    while most > 1 and network.shape.cache_bytes * sum(r * min(n, most) for r, n in rooms.items()) > limit:
+    longest = sorted(stems, reverse=True)
+
+    def tokens(texts: int) -> int:
+        return sum(room * min(many, texts) for room, many in rooms.items()) + sum(longest[:texts])
+
+    while most > 1 and network.shape.cache_bytes * tokens(most) > limit:
         most //= 2
     return most
