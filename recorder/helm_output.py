@@ -2,7 +2,7 @@
 
 ``<helm_output_dir>/runs/<suite>/<run>/stats.json`` is a list of statistics named by metric, split and, where there is
 one, perturbation. The benchmark's value is the mean over its runs (every MMLU subject weighs the same) on the main
-split without perturbation. Where there are no runs but the tables of ``helm-summarize`` (``groups/<group>.json``), the
+split without perturbation; its standard error comes from ``per_instance_stats.json``. Where there are no runs but the tables of ``helm-summarize`` (``groups/<group>.json``), the
 value is read from these.
 """
 
@@ -16,7 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from recorder.baselines import STDERR
 from recorder.helm_names import benchmark_name, display_metric, helm_metric
+from recorder.helm_statistics import Stratum, item_values, means, standard_error, value, weighted
 
 MAIN_SPLITS = ("test", "valid")  # the first that a run has a value on
 
@@ -34,6 +36,7 @@ def read_suite(
 ) -> dict[int, dict[str, float]]:
     """Iteration -> ``<benchmark>.<metric>`` -> value of the (name, metrics) in ``benchmarks``.
 
+    Beside it, as ``<benchmark>.<metric>_stderr``, the standard error, where the runs have their items' values.
     The iteration is that of our own runs' names, else what follows ``iter`` in the run's or the suite's name
     (``iter_0002000``), else ``default_iteration``. Of a checkpoint of ours that was saved twice the later run counts.
     Raises ``HelmOutputError`` when a benchmark has no runs, a run has no value for a metric, or several models of one
@@ -42,29 +45,33 @@ def read_suite(
     directory = output_dir / "runs" / suite
     if not directory.is_dir():
         raise HelmOutputError(f"{directory}: no such directory; expected HELM's runs of the suite '{suite}'")
-    collected: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    found: dict[int, dict[str, float]] = defaultdict(dict)
     for benchmark, metrics in benchmarks:
-        runs = [run for run in sorted(directory.iterdir()) if run.is_dir() and benchmark in _names(run.name)]
-        for iteration, run in _of_one_model(runs, suite, default_iteration):
-            for metric in metrics:
-                collected[iteration][f"{benchmark}.{metric}"].append(_value(run / "stats.json", metric))
+        runs = [run for run in sorted(directory.iterdir()) if run.is_dir() and benchmark in _names(run)]
         table = directory / "groups" / f"{benchmark}.json"
-        if not runs and table.is_file():
+        if runs:
+            for iteration, of_iteration in _of_one_model(runs, suite, default_iteration).items():
+                for metric in metrics:
+                    found[iteration] |= _figure(f"{benchmark}.{metric}", of_iteration, metric)
+        elif table.is_file():
             iteration, values = _from_table(table, metrics, suite, default_iteration)
-            for metric, value in values.items():
-                collected[iteration][f"{benchmark}.{metric}"].append(value)
-        elif not runs:
-            names = {_names(run.name)[0] for run in directory.iterdir() if (run / "stats.json").is_file()}
+            found[iteration] |= {f"{benchmark}.{metric}": mean for metric, mean in values.items()}
+        else:
+            names = {_benchmark(run.name) for run in directory.iterdir() if (run / "stats.json").is_file()}
             known = ", ".join(sorted(names)) or "none"
             raise HelmOutputError(f"{directory}: no run of the benchmark '{benchmark}' (there are: {known})")
-    return {
-        iteration: {key: sum(values) / len(values) for key, values in of_iteration.items()}
-        for iteration, of_iteration in sorted(collected.items())
-    }
+    return dict(sorted(found.items()))
 
 
-def _of_one_model(runs: Sequence[Path], suite: str, default_iteration: int) -> list[tuple[int, Path]]:
-    """(iteration, run), each run of the benchmark once an iteration."""
+def _figure(key: str, runs: Sequence[Path], metric: str) -> dict[str, float]:
+    """The macro average over ``runs`` as ``key``, and its standard error where every run has its items' values."""
+    together = weighted([_strata(run, metric) for run in runs])
+    error = standard_error(together)
+    return {key: value(together)} | ({} if error is None else {f"{key}{STDERR}": error})
+
+
+def _of_one_model(runs: Sequence[Path], suite: str, default_iteration: int) -> dict[int, list[Path]]:
+    """Iteration -> runs, each run of the benchmark once."""
     chosen: dict[tuple[int, str], Path] = {}
     for run in runs:
         key = (_iteration(run.name, suite, default_iteration), _MODEL.sub("", run.name))
@@ -76,7 +83,10 @@ def _of_one_model(runs: Sequence[Path], suite: str, default_iteration: int) -> l
                 f"{run.parent}: several models with iteration {key[0]} ({other.name} and {run.name}); "
                 "expected one, or an iteration in the names (iter_0002000)"
             )
-    return [(iteration, run) for (iteration, _), run in sorted(chosen.items())]
+    by_iteration: dict[int, list[Path]] = defaultdict(list)
+    for (iteration, _), run in sorted(chosen.items()):
+        by_iteration[iteration].append(run)
+    return by_iteration
 
 
 def _iteration(name: str, suite: str, default: int) -> int:
@@ -112,33 +122,46 @@ def _from_table(path: Path, metrics: Sequence[str], suite: str, default_iteratio
         raise HelmOutputError(f"{path}: cannot be read as a table of helm-summarize: {error!r}") from error
 
 
-def _names(run_name: str) -> tuple[str, str]:
-    """The benchmark of a run and its run spec: ``commonsense:dataset=hellaswag,model=x`` is of hellaswag."""
-    spec = re.split(r"[:,]", run_name, maxsplit=1)[0]
+def _names(run: Path) -> set[str]:
+    """What the benchmark of a run is called: by its name (``commonsense:dataset=hellaswag,model=x`` is of hellaswag),
+    its run spec, and the groups that HELM counts it to."""
     try:
-        return benchmark_name(run_name), spec
+        groups = json.loads((run / "run_spec.json").read_text(encoding="utf-8"))["groups"]
+    except (OSError, ValueError, KeyError, TypeError):
+        groups = []
+    return {_benchmark(run.name), _spec(run.name), *map(str, groups)}
+
+
+def _benchmark(run_name: str) -> str:
+    try:
+        return benchmark_name(run_name)
     except ValueError:
-        return spec, spec
+        return _spec(run_name)
 
 
-def _value(path: Path, metric: str) -> float:
+def _spec(run_name: str) -> str:
+    return re.split(r"[:,]", run_name, maxsplit=1)[0]
+
+
+def _strata(run: Path, metric: str) -> list[Stratum]:
+    """The sub-splits of a run on its main split, with its items where they were kept."""
+    path, name = run / "stats.json", helm_metric(metric)
     try:
         stats: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        name = helm_metric(metric)
         for split in MAIN_SPLITS:
-            means = [
-                float(stat["mean"])
-                for stat in stats
-                if stat["name"]["name"] == name
-                and stat["name"].get("split") == split
-                and "perturbation" not in stat["name"]
-                and stat.get("count", 0) > 0
-            ]
-            if means and not all(map(math.isfinite, means)):
+            found = means(stats, name, split)
+            if found and not all(map(math.isfinite, found.values())):
                 raise ValueError(f"{name} on the split {split} is not a finite number")
-            if means:  # several where HELM has sub-splits
-                return sum(means) / len(means)
+            if found:
+                items = _items(run / "per_instance_stats.json", name, split)
+                return [Stratum(mean, items.get(sub_split, {})) for sub_split, mean in sorted(found.items())]
         known = ", ".join(sorted({stat["name"]["name"] for stat in stats if stat.get("count", 0) > 0}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise HelmOutputError(f"{path}: cannot be read as HELM's stats.json: {error!r}") from error
+        raise HelmOutputError(f"{path}: cannot be read as HELM's statistics: {error!r}") from error
     raise HelmOutputError(f"{path}: no value of '{metric}' ({name}) on a main split; it has: {known}")
+
+
+def _items(path: Path, name: str, split: str) -> dict[str, dict[str, float]]:
+    if not path.is_file():
+        return {}
+    return item_values(json.loads(path.read_text(encoding="utf-8")), name, split)

@@ -1,24 +1,21 @@
 """HELM's run directories -> scores and items. Reads ours and those of ``helm-run``.
 
-A score is the macro average over the benchmark's runs (every MMLU subject weighs the same). A run whose statistics come
-only by sub-split (civil_comments: toxic, non-toxic) counts as the average of these. With strata s (run, sub-split),
-weights w_s that sum to one, n_s items and sample variances v_s, the standard error is sqrt(sum w_s^2 v_s / n_s)
-(stratified sampling; Cochran, Sampling Techniques, 5.3).
+A score is the macro average over the benchmark's runs, its standard error that of a stratified sample
+(``recorder/helm_statistics.py``).
 """
 
 from __future__ import annotations
 
 import json
-import math
 import re
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from recorder.helm_names import display_metric, helm_metric
+from recorder.helm_statistics import Stratum, item_values, means, standard_error, value, weighted
 from recorder.results import Item, Score
 
 _LOWER_IS_BETTER = {"perplexity", "bits_per_byte", "ece_1_bin", "ece_10_bin", "toxic_frac", "expected_max_toxicity"}
@@ -47,15 +44,6 @@ class RunRecord:
     @property
     def method(self) -> str:
         return str(self.spec["adapter_spec"].get("method", ""))
-
-
-@dataclass
-class _Stratum:
-    """A sub-split of a run: HELM's own mean, and the items (instance key -> mean over train trials) when it has any."""
-
-    mean: float
-    items: dict[str, float] = field(default_factory=dict)
-    instances: int = 0
 
 
 def read_run(path: Path | str) -> RunRecord:
@@ -141,82 +129,32 @@ def _schema_environments() -> dict[str, tuple[str, str]]:
 
 
 def _means(run: RunRecord, metric: str) -> dict[str, float]:
-    """Sub-split ("" for none) -> HELM's mean of ``metric`` on the main split, without perturbations."""
-    split = run.main[1]
-    return {
-        stat["name"].get("sub_split", ""): float(stat["mean"])
-        for stat in run.stats
-        if _matches(stat, metric, split) and stat.get("count", 0) > 0
-    }
+    return means(run.stats, metric, run.main[1])
 
 
-def _matches(stat: Mapping[str, Any], metric: str, split: str) -> bool:
-    name = stat["name"]
-    return name["name"] == metric and name.get("split") == split and "perturbation" not in name
-
-
-def _strata(run: RunRecord, metric: str) -> list[_Stratum]:
-    means = _means(run, metric)
-    if not means:
+def _strata(run: RunRecord, metric: str) -> list[Stratum]:
+    found = _means(run, metric)
+    if not found:
         known = ", ".join(sorted({stat["name"]["name"] for stat in run.stats if stat.get("count", 0) > 0}))
         raise HelmResultError(f"{run.path / 'stats.json'}: no value of {metric!r} on the main split; it has {known}")
-    values = _per_instance(run, metric)
+    values = item_values(run.per_instance, metric, run.main[1])
     counts = _means(run, "num_instances")
     return [
-        _Stratum(mean, values.get(sub_split, {}), round(counts.get(sub_split, 0)))
-        for sub_split, mean in sorted(means.items())
+        Stratum(mean, values.get(sub_split, {}), round(counts.get(sub_split, 0)))
+        for sub_split, mean in sorted(found.items())
     ]
 
 
-def _per_instance(run: RunRecord, metric: str) -> dict[str, dict[str, float]]:
-    """Sub-split -> item key -> value (mean over train trials)."""
-    split = run.main[1]
-    collected: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
-    for entry in run.per_instance:
-        if "perturbation" in entry:
-            continue
-        for stat in entry["stats"]:
-            if _matches(stat, metric, split) and stat.get("count", 0) > 0:
-                key = f"{run.key}|{entry['instance_id']}"
-                collected[stat["name"].get("sub_split", "")][key].append(float(stat["mean"]))
-    return {
-        sub_split: {key: sum(values) / len(values) for key, values in items.items()}
-        for sub_split, items in collected.items()
-    }
-
-
-def _score(runs: Sequence[RunRecord], metric: str, display: str, strata: Sequence[Sequence[_Stratum]]) -> Score:
-    weighted = [(stratum, 1.0 / len(runs) / len(of_run)) for of_run in strata for stratum in of_run]
+def _score(runs: Sequence[RunRecord], metric: str, display: str, strata: Sequence[Sequence[Stratum]]) -> Score:
+    together = weighted(strata)
     return Score(
         metric=display,
-        value=sum(weight * stratum.mean for stratum, weight in weighted),
-        stderr=_stderr(weighted),
-        n=sum(len(stratum.items) or stratum.instances for stratum, _ in weighted),
+        value=value(together),
+        stderr=standard_error(together),
+        n=sum(len(stratum.items) or stratum.instances for stratum, _ in together),
         higher_is_better=metric not in _LOWER_IS_BETTER,
         chance=_chance(runs) if metric in _CHOICE_METRICS else None,
     )
-
-
-def _stderr(weighted: Sequence[tuple[_Stratum, float]]) -> float | None:
-    """The stratified standard error; a stratum of one item borrows the pooled variance of the others."""
-    if any(not stratum.items for stratum, _ in weighted):
-        return None  # a corpus-level metric: there are no items to take a variance of
-    squares, freedom = 0.0, 0
-    variances: list[float | None] = []
-    for stratum, _ in weighted:
-        values = list(stratum.items.values())
-        mean = sum(values) / len(values)
-        deviation = sum((value - mean) ** 2 for value in values)
-        variances.append(deviation / (len(values) - 1) if len(values) > 1 else None)
-        squares, freedom = squares + deviation, freedom + len(values) - 1
-    if freedom == 0:
-        return None
-    pooled = squares / freedom
-    total = sum(
-        weight**2 * (pooled if variance is None else variance) / len(stratum.items)
-        for (stratum, weight), variance in zip(weighted, variances, strict=True)
-    )
-    return math.sqrt(total)
 
 
 def _chance(runs: Sequence[RunRecord]) -> float | None:
@@ -225,7 +163,11 @@ def _chance(runs: Sequence[RunRecord]) -> float | None:
         return None
     per_run = []
     for run in runs:
-        choices = [value for items in _per_instance(run, "num_references").values() for value in items.values()]
+        choices = [
+            value
+            for items in item_values(run.per_instance, "num_references", run.main[1]).values()
+            for value in items.values()
+        ]
         if not choices or min(choices) < 1:
             return None
         per_run.append(sum(1.0 / count for count in choices) / len(choices))

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
-from autoeval.helm.results import _stderr, _Stratum, _without_model
+from autoeval.helm.results import _without_model
+from recorder.helm_statistics import Stratum, standard_error
 
 
 def test_a_download_fails_at_once_and_the_environment_comes_back() -> None:
@@ -26,6 +27,13 @@ def test_a_download_fails_at_once_and_the_environment_comes_back() -> None:
             urllib.request.urlopen("https://crfm.stanford.edu/data.zip")
         assert time.monotonic() - started < 1
     assert dict(os.environ) == before
+
+
+def test_this_machine_and_a_models_own_host_stay_within_reach() -> None:
+    with offline("gpu-7.example.org"):
+        assert urllib.request.proxy_bypass("127.0.0.1:8000") and urllib.request.proxy_bypass("localhost")
+        assert urllib.request.proxy_bypass("gpu-7.example.org")
+        assert not urllib.request.proxy_bypass("crfm.stanford.edu")
 
 
 def test_prints_do_not_reach_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
@@ -94,12 +102,12 @@ def test_the_file_a_scenario_misses_is_found_in_the_failed_download() -> None:
 
 
 def test_the_standard_error_of_a_macro_average_weighs_every_run_alike() -> None:
-    large = _Stratum(0.5, {str(i): float(i % 2) for i in range(100)})
-    small = _Stratum(0.5, {"a": 0.0, "b": 1.0})
+    large = Stratum(0.5, {str(i): float(i % 2) for i in range(100)})
+    small = Stratum(0.5, {"a": 0.0, "b": 1.0})
     variance = 0.25 * 100 / 99 / 100 / 4 + 0.5 / 2 / 4
-    assert _stderr([(large, 0.5), (small, 0.5)]) == pytest.approx(variance**0.5)
-    assert _stderr([(_Stratum(0.5), 1.0)]) is None  # a corpus-level metric
-    assert _stderr([(_Stratum(1.0, {"a": 1.0}), 1.0)]) is None  # one item says nothing about the spread
+    assert standard_error([(large, 0.5), (small, 0.5)]) == pytest.approx(variance**0.5)
+    assert standard_error([(Stratum(0.5), 1.0)]) is None  # a corpus-level metric
+    assert standard_error([(Stratum(1.0, {"a": 1.0}), 1.0)]) is None  # one item says nothing about the spread
 
 
 def test_item_keys_do_not_contain_the_model() -> None:

@@ -44,6 +44,29 @@ def test_our_checkpoints_in_one_suite_keep_their_iterations_and_the_later_save_c
     }
 
 
+def test_the_standard_error_is_that_of_the_macro_average(tmp_path: Path) -> None:
+    """Two subjects of four items: value (1/4 + 3/4) / 2; each variance of the mean is 0.25 / 4."""
+    for subject, right in (("anatomy", 1), ("virology", 3)):
+        put_run(tmp_path, f"mmlu:subject={subject},model=x", right / 4)
+        entries = [
+            {"instance_id": f"id{i}", "train_trial_index": trial, "stats": [
+                {"name": {"name": "exact_match", "split": "test"}, "count": 1, "mean": float(i < right)}
+            ]} for i in range(4) for trial in range(2)
+        ]  # fmt: skip
+        worst = {**entries[0], "perturbation": {"name": "robustness"}}
+        path = tmp_path / "runs" / "suite" / f"mmlu:subject={subject},model=x" / "per_instance_stats.json"
+        path.write_text(json.dumps([*entries, worst]))
+    assert read_suite(tmp_path, "suite", MMLU, 7) == {
+        7: {"mmlu.EM": pytest.approx(0.5), "mmlu.EM_stderr": pytest.approx((2 * (0.25 / 4) / 4) ** 0.5)}
+    }
+
+
+def test_a_run_is_found_by_the_groups_that_helm_counts_it_to(tmp_path: Path) -> None:
+    put_run(tmp_path, "dyck_language_np=3:model=x", 0.5)
+    (tmp_path / "runs/suite/dyck_language_np=3:model=x/run_spec.json").write_text('{"groups": ["dyck_language"]}')
+    assert read_suite(tmp_path, "suite", [("dyck_language", ["EM"])], 7) == {7: {"dyck_language.EM": 0.5}}
+
+
 def test_two_models_are_not_averaged_into_one(tmp_path: Path) -> None:
     put_run(tmp_path, "mmlu:subject=anatomy,model=a", 0.2)
     put_run(tmp_path, "mmlu:subject=anatomy,model=b", 0.4)
