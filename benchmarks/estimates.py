@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -54,13 +53,14 @@ def measure(directory: Path, items: int, prompt: int, generated: int) -> dict[st
     import torch
 
     torch.set_num_threads(1)
-    from autoeval.estimates import Workload, measure_machine, run_entry, size_of
+    from autoeval.estimates import Machine, Workload, measure_machine, run_entry, size_of
     from autoeval.models.hf import HuggingFaceModel
     from autoeval.models.requests import GenerationRequest
 
     size = size_of(directory)
     before = measure_machine()
-    base = resident()
+    base = in_status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size begins anew (Linux, man 5 proc)
     model = HuggingFaceModel(directory, device="cpu")
     model.stop_ids = frozenset()
     draw = random.Random(0)
@@ -70,16 +70,17 @@ def measure(directory: Path, items: int, prompt: int, generated: int) -> dict[st
     started = time.process_time()
     model.generate(requests)
     seconds = time.process_time() - started
+    peak = in_status("VmHWM")
     after = measure_machine()
-    machine = before if before.flops > after.flops else after
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    machine = Machine(max(before.flops, after.flops), max(before.bandwidth, after.bandwidth))
     work = Workload(items, prompt, generated, rows=items, batch_tokens=model.batch_tokens)
     return run_entry(size, work, machine, seconds=round(seconds, 4), bytes=peak - base)
 
 
-def resident() -> int:
+def in_status(key: str) -> int:
+    """Bytes, of this process: ``VmRSS`` resident now, ``VmHWM`` at most."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) * 1024
+    return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024
 
 
 def main() -> None:

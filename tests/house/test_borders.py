@@ -26,6 +26,7 @@ MAY_IMPORT = {
     "runners": {"tasks", "datasets"},
     "partitioners": {"datasets"},
     "summarizers": {"tasks", "datasets"},
+    "model_eval": {"tasks", "datasets", "openicl", "models", "convert", "checkpoints", "eval_output", "estimates"},
     "run": {"tasks", "datasets", "partitioners", "runners", "summarizers"},
 }
 
