@@ -7,7 +7,7 @@
 #   setup_scripts/slurm.sh kill-controller DIR, start-controller DIR      what tests do to it
 #
 # Then: export SLURM_CONF=DIR/slurm.conf. There are 16 pretended CPUs and 8 pretended GPUs (CUDA_VISIBLE_DEVICES is set
-# truly for each job), partitions eval (default), debug and short (one minute), and --quotatype=reserved|spot|auto,
+# truly for each job), partitions eval (default), debug, short (one minute) and urgent (preempts), and --quotatype=reserved|spot|auto,
 # which stock Slurm does not have: with `start DIR plain` it is left out.
 set -euo pipefail
 
@@ -56,6 +56,10 @@ SlurmdLogFile=$dir/log/slurmd.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=1
+JobAcctGatherParams=OverMemoryKill
+PreemptType=preempt/partition_prio
+PreemptMode=CANCEL
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 SchedulerParameters=bf_interval=2,sched_interval=2,batch_sched_delay=0
@@ -73,6 +77,7 @@ NodeName=ci0 NodeHostname=$host NodeAddr=127.0.0.1 CPUs=16 RealMemory=16000 Gres
 PartitionName=eval Nodes=ci0 Default=YES MaxTime=INFINITE State=UP DefMemPerCPU=100
 PartitionName=debug Nodes=ci0 MaxTime=INFINITE State=UP DefMemPerCPU=100
 PartitionName=short Nodes=ci0 MaxTime=00:01:00 State=UP DefMemPerCPU=100
+PartitionName=urgent Nodes=ci0 MaxTime=INFINITE State=UP DefMemPerCPU=100 PriorityTier=10 PreemptMode=OFF
 CONF
   echo "NodeName=ci0 Name=gpu Type=fake Flags=nvidia_gpu_env File=$dir/fakegpu[0-7]" >"$dir/gres.conf"
   printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' >"$dir/cgroup.conf"
@@ -102,7 +107,8 @@ SOURCE
   echo "required $dir/quotatype.so" >"$dir/plugstack.conf"
 }
 
-alive() { [ -s "$1" ] && kill -0 "$(cat "$1")" 2>/dev/null; }
+# A process that nobody reaps, as in many containers, is not alive.
+alive() { [ -s "$1" ] && [ -e "/proc/$(cat "$1")/stat" ] && ! grep -q ') Z ' "/proc/$(cat "$1")/stat" 2>/dev/null; }
 
 wait_for() { # what it is, then the command
   local what=$1; shift
@@ -136,11 +142,14 @@ stop() {
     if alive "$dir/run/$name.pid"; then kill "$(cat "$dir/run/$name.pid")" 2>/dev/null || true; fi
   done
   for _ in $(seq 50); do
-    alive "$dir/run/slurmd.pid" || alive "$dir/run/slurmctld.pid" || return 0
+    alive "$dir/run/slurmd.pid" || alive "$dir/run/slurmctld.pid" || break
     sleep 0.1
   done
   for name in slurmctld slurmd; do
     if alive "$dir/run/$name.pid"; then kill -9 "$(cat "$dir/run/$name.pid")" 2>/dev/null || true; fi
+  done
+  for step in $(pgrep slurmstepd || true); do # of a job that a killed controller has forgotten
+    if tr '\0' '\n' <"/proc/$step/environ" 2>/dev/null | grep -qxF "SLURM_CONF=$dir/slurm.conf"; then kill -9 "$step" || true; fi
   done
 }
 
@@ -157,6 +166,9 @@ export SLURM_CONF=$dir/slurm.conf
 case "$command" in
   start) start ;;
   stop) stop ;;
-  kill-controller) kill -9 "$(cat "$dir/run/slurmctld.pid")" ;;
+  kill-controller)
+    kill -9 "$(cat "$dir/run/slurmctld.pid")"
+    while alive "$dir/run/slurmctld.pid"; do sleep 0.05; done
+    ;;
   start-controller) controller ;;
 esac

@@ -6,6 +6,7 @@ at any moment leaves nothing behind that the next one does not find: ``settle`` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import shlex
@@ -17,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoeval.runners.jobs import JobArray, JobState, Queue, QueueError, Resources
+from autoeval.runners.jobs import JobArray, JobState, Queue, QueueError, Resources, task_log
 from autoeval.runners.outcome import Outcome, missing
 from autoeval.runners.worker_process import worker_environment
 from autoeval.tasks.openicl import BAD_INPUT, Task
@@ -207,6 +208,10 @@ class ClusterRunner:
     def _outcome(self, one: _Trying, state: JobState) -> Outcome | None:
         """How ``one`` ended; ``None`` while it has not, or while that cannot be known."""
         now = self._clock()
+        if state.kind in ("held", "waiting") and _record(one.record) is not None and not missing(one.task):
+            # A controller that was killed forgets a start, and may start it again or hold it for ever.
+            self.queue.cancel([f"{one.job}_{one.number}"])
+            return self._made(one, 0, "")
         if state.kind == "held":
             one.held_since = one.held_since or now
             if now - one.held_since < HELD_SECONDS:
@@ -219,6 +224,8 @@ class ClusterRunner:
             return None
         record = _record(one.record)
         if record is None:
+            if (word := self.queue.told(self._log(one))) is not None:
+                return self._made(one, 1, word)
             if state.name in ("", "COMPLETED", "FAILED"):
                 # The file may be on its way. Outputs that are all there need no witness.
                 one.ended_since = one.ended_since or now
@@ -237,10 +244,17 @@ class ClusterRunner:
             code, why = 0, ""  # the outputs are the truth
         return Outcome(one.task, code, one.tries, one.task.get_log_path(), left, why)
 
+    def _log(self, one: _Trying) -> str:
+        """What the queue itself wrote about it."""
+        manifest = self._manifests[one.job]
+        with contextlib.suppress(OSError):
+            return task_log(manifest.with_suffix(".log"), one.number).read_text(errors="replace")
+        return ""
+
     def _again(self, one: _Trying, outcome: Outcome, state: JobState) -> bool:
         if outcome.ok or one.tries > self.retry or outcome.code == BAD_INPUT:
             return False
-        return state.name in ("", "COMPLETED", "FAILED", *self.queue.retryable)
+        return state.again
 
     def _close_ended(self, tried: Sequence[_Trying]) -> None:
         for job in [job for job in self._jobs if not any(one.job == job for one in tried)]:

@@ -46,18 +46,28 @@ class JobArray:
     command: Sequence[str]
     size: int
     resources: Resources
-    log: Path  # of what goes wrong before a task begins
+    log: Path  # of what goes wrong around a task; each task's own is ``task_log``
     at_once: int = 1
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def task_log(self, number: int) -> Path:
+        return task_log(self.log, number)
+
+
+def task_log(log: Path, number: int) -> Path:
+    """``<name>.<number>.log`` beside ``log``."""
+    return log.with_suffix(f".{number}{log.suffix}")
 
 
 @dataclass(frozen=True)
 class JobState:
-    """``name``: the queue's own word for it (TIMEOUT, PREEMPTED, …); ``reason``: why it waits, is held or ended."""
+    """``name``: the queue's own word for it (TIMEOUT, PREEMPTED, …); ``reason``: why it waits, is held or ended.
+    ``again``: if it failed, another try may help."""
 
     kind: Kind
     name: str = ""
     reason: str = ""
+    again: bool = False
 
     @property
     def over(self) -> bool:
@@ -66,9 +76,6 @@ class JobState:
 
 class Queue(Protocol):
     """One cluster. ``poll`` never raises: a queue that cannot be reached says ``unknown``, which is not ``gone``."""
-
-    # The queue's words for an end that was not the task's fault, so that another try may help.
-    retryable: frozenset[str]
 
     def submit(self, array: JobArray) -> str:
         """The job's id. Raises ``QueueError`` when it may be tried again, ``QueueRefused`` when not."""
@@ -80,6 +87,10 @@ class Queue(Protocol):
 
     def cancel(self, jobs: Iterable[str]) -> None:
         """Ask for their end; that they have ended is for ``poll`` to say."""
+        ...
+
+    def told(self, log: str) -> str | None:
+        """A better word for how a task ended than its state, from what the queue wrote into its log, or ``None``."""
         ...
 
     def find(self, key: str) -> str | None:

@@ -29,9 +29,15 @@ _HELD = frozenset({"REQUEUE_HOLD", "RESV_DEL_HOLD", "SPECIAL_EXIT"})
 # Reasons of a pending job that no time will mend.
 _HELD_REASONS = re.compile(
     r"held|BadConstraints|DependencyNeverSatisfied|Invalid(Account|QOS)|(Partition|QOS|Assoc)\w*(Node|Time|Wall\w*)Limit$"
-    r"|PartitionInactive|\w*MaxWallDurationPerJobLimit|AccountNotAllowed|QOSNotAllowed",
+    r"|PartitionInactive|PartitionConfig|\w*MaxWallDurationPerJobLimit|AccountNotAllowed|QOSNotAllowed",
     re.IGNORECASE,
 )
+# Ends that are not of somebody's will. COMPLETED is one when outputs are missing.
+_AGAIN = frozenset(
+    {"COMPLETED", "FAILED", "BOOT_FAIL", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT", "DEADLINE"}
+)
+_LAUNCH_FAILED = re.compile(r"launch.failed", re.IGNORECASE)
+_NO_MEMORY = re.compile(r"slurmstepd[^:]*: error: .*(exceeded (job )?memory limit|oom[-_ ]kill)", re.IGNORECASE)
 # sbatch's complaints that may be gone a moment later; all others are about what was asked for.
 _PASSING = re.compile(
     r"unable to contact slurm controller|socket timed out|connection (refused|reset|timed out)|temporarily|try again"
@@ -78,8 +84,6 @@ class SlurmOptions:
 class Slurm:
     """The cluster that ``SLURM_CONF`` (or the system's configuration) names."""
 
-    retryable = frozenset({"BOOT_FAIL", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "TIMEOUT", "DEADLINE"})
-
     def __init__(self, options: SlurmOptions) -> None:
         self.options = options
         self._accounting: bool | None = None  # until it was asked
@@ -112,7 +116,7 @@ class Slurm:
             f"--comment={array.key}",
             "--nodes=1",
             "--ntasks=1",
-            f"--output={str(array.log).replace('%', '%%')}",
+            f"--output={str(array.log.with_suffix('')).replace('%', '%%')}.%a{array.log.suffix}",
             "--open-mode=append",  # a requeued job keeps what its first start wrote
             "--export=ALL",
             *self.options.flags(),
@@ -128,7 +132,7 @@ class Slurm:
             return {job: [unknown] * size for job, size in jobs.items()}
         states = {
             job: [
-                state_of(*rows[task]) if (task := f"{job}_{number}") in rows else JobState("gone")
+                state_of(*rows[task]) if (task := f"{job}_{number}") in rows else JobState("gone", again=True)
                 for number in range(size)
             ]
             for job, size in jobs.items()
@@ -167,6 +171,10 @@ class Slurm:
         rows = (line.split("|") for line in done.stdout.splitlines())
         return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1]}  # CANCELLED by 1000
 
+    def told(self, log: str) -> str | None:
+        # Where memory is not limited by cgroups, a job that took too much is just FAILED.
+        return "OUT_OF_MEMORY" if _NO_MEMORY.search(log) else None
+
     def cancel(self, jobs: Iterable[str]) -> None:
         if not (chosen := list(jobs)):
             return
@@ -193,10 +201,10 @@ def state_of(name: str, reason: str) -> JobState:
     """From squeue's state and reason."""
     reason = "" if reason in ("None", "NonZeroExitCode") else reason
     if name in _HELD or (name == "PENDING" and _HELD_REASONS.search(reason)):
-        return JobState("held", name, reason)
+        return JobState("held", name, reason, bool(_LAUNCH_FAILED.search(reason)))
     if name in _WAITING:
         return JobState("waiting", name, reason)
-    return JobState("running" if name in _RUNNING else "ended", name, reason)
+    return JobState("running", name) if name in _RUNNING else JobState("ended", name, reason, name in _AGAIN)
 
 
 def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:

@@ -195,8 +195,8 @@ def test_what_failed_is_in_the_summary(tour: World) -> None:
         (("-m", "viz", "-r", "--hf-path", "gpt2", "--datasets", "written", "-w", "no"), "there is no run in no"),
         (("-r", "20200101_000000", "--hf-path", "gpt2", "--datasets", "written"), "-r 20200101_000000: "),
         (
-            ("--slurm", "-p", "x", "--hf-path", "gpt2", "--datasets", "written"),
-            "--slurm: this version runs tasks on this",
+            ("--dlc", "--hf-path", "gpt2", "--datasets", "written"),
+            "--dlc: this version runs tasks on this",
         ),
         (
             ("--dlc", "--hf-path", "gpt2", "--datasets", "written"),
