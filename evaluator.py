@@ -32,7 +32,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="look again at least this often, when file-system events do not arrive (default: %(default)g)",
     )
     parser.add_argument("--model-type", choices=("megatron", "huggingface"), default="megatron")
-    parser.add_argument("--eval-type", choices=("helm", "icl", "all"), default="all")
+    parser.add_argument("--eval-type", choices=("helm", "icl", "five_dimensions", "all"), default="all")
     action = parser.add_mutually_exclusive_group()
     action.add_argument("--once", action="store_true", help="evaluate what is complete now, then stop")
     action.add_argument(
@@ -41,6 +41,11 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     action.add_argument("--status", action="store_true", help="print checkpoints x tasks x state, then stop")
     action.add_argument(
         "--retry", nargs="?", const="", metavar="ITERATION[:TASK]", help="let failed work be tried again, then stop"
+    )
+    action.add_argument(
+        "--sync-wandb",
+        action="store_true",
+        help="publish online what W&B doesn't show yet, whatever the mode, then stop",
     )
     action.add_argument("--doctor", action="store_true", help="check all that a run needs, then stop")
     parser.add_argument("--debug", action="store_true", help="log more")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
-from autoeval.planning import WatchOptions, make_watcher, task_plan
+from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan, write_settings
 from autoeval.runners.worker_process import WORKER, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
@@ -47,6 +47,8 @@ def run_command(options: argparse.Namespace) -> int:
             return show_status(configs, watch)
         if options.retry is not None:
             return retry(configs, options.retry)
+        if options.sync_wandb:
+            return sync_wandb(configs)
         if options.doctor:
             from autoeval.doctor import examine
 
@@ -85,7 +87,8 @@ def _check_sections(configs: Sequence[AutoEval], watch: WatchOptions, path: Path
             raise ConfigError(f"{path}: auto_eval.{watch.model_type}: the section is missing (--model-type)")
         plan = task_plan(config, watch.eval_type)
         if plan.icl is None and plan.helm is None:
-            raise ConfigError(f"{path}: auto_eval.{watch.eval_type}: the section is missing (--eval-type)")
+            section = "icl" if watch.eval_type == FIVE_DIMENSIONS else watch.eval_type
+            raise ConfigError(f"{path}: auto_eval.{section}: the section is missing (--eval-type)")
 
 
 def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]]:
@@ -160,6 +163,19 @@ def _log_to(path: Path) -> logging.Handler:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler
+
+
+def sync_wandb(configs: Sequence[AutoEval]) -> int:
+    """Publish what W&B doesn't show yet of each work directory. Returns 1 when something is pending still."""
+    from recorder.refresh import read_settings, sync
+
+    status = 0
+    for work_dir, config in {config.work_dir: config for config in configs}.items():
+        ledger = work_dir / "ledger.sqlite"
+        if not ledger.exists():
+            raise LedgerError(f"{ledger} is not there: nothing has been evaluated yet")
+        status = max(status, sync(ledger, read_settings(write_settings(config))))
+    return status
 
 
 def dry_run(configs: Sequence[AutoEval], watch: WatchOptions) -> int:

@@ -7,10 +7,20 @@ import logging
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 
 from autoeval.order import Order
 from autoeval.yaml_file import ConfigError, YamlFile
+from recorder.messages.channel import Channel, LarkFormat, check_address
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +125,8 @@ class RunnerSection(_Section):
     type: Literal["local"] = "local"
     max_num_workers: Literal[1] = 1
     max_attempts: int = Field(3, gt=0, description="starts of a worker for one checkpoint before it counts as failed")
+    task_time_limit: float | None = Field(None, gt=0, description="seconds of one task, or of a conversion; null: none")
+    heartbeat_timeout: float | None = Field(300.0, gt=0, description="seconds without a sign of life; null: for ever")
 
 
 class WandbSection(_Section):
@@ -122,6 +134,31 @@ class WandbSection(_Section):
     project: str | None = None
     entity: str | None = None
     base_url: str | None = None
+
+
+def _checked_address(value: SecretStr) -> SecretStr:
+    if value.get_secret_value():
+        check_address(value.get_secret_value())
+    return value
+
+
+# The URL of a webhook lets anybody who has it write to the group: it is a secret. An empty one means no messages.
+Webhook = Annotated[SecretStr, AfterValidator(_checked_address)]
+_SECRET_SECTIONS = frozenset({"lark", "slack", "webhook"})
+
+
+class LarkSection(_Section):
+    webhook: Webhook
+    secret: SecretStr | None = Field(None, description="of the bot's signature verification, when that is on")
+    format: LarkFormat = "card"
+
+
+class SlackSection(_Section):
+    webhook: Webhook
+
+
+class WebhookSection(_Section):
+    url: Webhook
 
 
 class AutoEval(_Section):
@@ -140,6 +177,9 @@ class AutoEval(_Section):
     max_backlog: int | None = Field(None, ge=1, description="checkpoints that may wait; those last in turn are missed")
     baselines: Path | None = None
     wandb: WandbSection = WandbSection()
+    lark: LarkSection | None = None
+    slack: SlackSection | None = None
+    webhook: WebhookSection | None = None
 
     @model_validator(mode="after")
     def _something_to_do(self) -> AutoEval:
@@ -152,6 +192,19 @@ class AutoEval(_Section):
     @property
     def wandb_project(self) -> str:
         return self.wandb.project or self.project_name
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """Where messages go; nowhere by default."""
+        found: list[Channel] = []
+        if self.lark is not None and (address := self.lark.webhook.get_secret_value()):
+            secret = self.lark.secret.get_secret_value() if self.lark.secret is not None else ""
+            found.append(Channel("lark", address, secret or None, self.lark.format))
+        if self.slack is not None and (address := self.slack.webhook.get_secret_value()):
+            found.append(Channel("slack", address))
+        if self.webhook is not None and (address := self.webhook.url.get_secret_value()):
+            found.append(Channel("webhook", address))
+        return tuple(found)
 
 
 def load_config(path: Path | str) -> list[AutoEval]:
@@ -210,8 +263,6 @@ def _without_legacy_keys(source: YamlFile, entry: dict[str, Any]) -> dict[str, A
 
 def _refuse_later_sections(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> None:
     """Say plainly what this version cannot do yet, rather than accept it and do nothing."""
-    if entry.get("lark") is not None:
-        raise ConfigError(f"{source.where((*location, 'lark'))}: this version does not send Lark messages yet")
     runner = entry.get("runner")
     if isinstance(runner, dict) and runner.get("type") in ("slurm", "dlc", "ray"):
         where = source.where((*location, "runner", "type"))
@@ -230,7 +281,8 @@ def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) ->
         return f"{where}: the key is missing"
     message = problem["msg"].removeprefix("Value error, ")
     found = problem.get("input")
-    shown = f", found {found!r}" if isinstance(found, (str, int, float, bool)) or found is None else ""
+    can_be_shown = (isinstance(found, (str, int, float, bool)) or found is None) and not _SECRET_SECTIONS & set(inner)
+    shown = f", found {found!r}" if can_be_shown else ""
     return f"{where}: {message}{shown}"
 
 
@@ -291,7 +343,7 @@ def _check_distinct(source: YamlFile, runs: list[AutoEval]) -> None:
         seen.add(key)
     for run in runs[1:]:  # what is shown is made of one ledger: it has one title, one project, one set of baselines
         other = next(other for other in runs if other.work_dir == run.work_dir)
-        for name in ("project_name", "baselines", "wandb"):
+        for name in ("project_name", "baselines", "wandb", "lark", "slack", "webhook"):
             if getattr(run, name) != getattr(other, name):
                 raise ConfigError(
                     f"{source.path}: auto_eval: {other.model_name} and {run.model_name} share work_dir {run.work_dir} "

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autoeval.at_work import AtWork
 from autoeval.runners.worker_process import LocalWorker
 from autoeval.views import Views
 from autoeval.watched_run import Entry, WatchedRun
@@ -45,8 +46,7 @@ class Daemon:
         # Not queue.Queue: its put, called from a signal handler, waits for the lock that an interrupted get holds.
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._worker: LocalWorker | None = None
-        self._current: tuple[WatchedRun, Entry] | None = None
-        self._task: str | None = None  # what the worker is at
+        self._current: AtWork | None = None
         self._idle_since = time.monotonic()
         self._worker_log = self.runs[0].logs / "worker.log"
         self._views = {run: Views(run, self._on_views_end) for run in self.runs}
@@ -73,7 +73,7 @@ class Daemon:
     def _on_signal(self, number: int, _frame: Any) -> None:
         self._messages.put(_Message("stop", content=number))
 
-    def _on_views_end(self, run: WatchedRun, content: tuple[int, str]) -> None:
+    def _on_views_end(self, run: WatchedRun, content: Any) -> None:
         self._messages.put(_Message("views", run, content))
 
     def _on_event_thread(self, worker: LocalWorker, event: dict[str, Any]) -> None:
@@ -85,9 +85,10 @@ class Daemon:
                 run.watcher.start()
                 threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
             run.scan()
-            if run.ledger.checkpoints():  # an earlier daemon may have been killed before its views were rebuilt
-                run.changed = True
+            # An earlier daemon may have been killed before its views were rebuilt, and people are told of the start.
+            run.changed = bool(run.ledger.checkpoints() or run.config.channels)
         while True:
+            self._end_hung_worker()
             self._start_next()
             self._start_views()
             if self._finished():
@@ -114,8 +115,18 @@ class Daemon:
         waits = [views.retry_in() for views in self._views.values()]
         if self._worker is not None and self._current is None:
             waits.append(self._idle_since + IDLE_WORKER_SECONDS - time.monotonic())
+        if self._current is not None:
+            waits.append(self._current.time_left(self._current.run.config.runner))
         known = [max(0.05, wait) for wait in waits if wait is not None]
         return min(known) if known else None
+
+    def _end_hung_worker(self) -> None:
+        """What is killed here is tried again like any worker that died."""
+        if self._worker is None or self._current is None:
+            return
+        if (reason := self._current.overdue(self._current.run.config.runner)) is not None:
+            self._worker.close(grace_seconds=0.0)
+            self._on_worker_death(f"{reason} and was ended")
 
     def _on_silence(self) -> None:
         idle = self._worker is not None and self._current is None
@@ -134,6 +145,7 @@ class Daemon:
             self._views[message.sender].ended(message.content)
         elif message.sender is self._worker:  # a former worker's last words mean nothing
             self._on_worker_event(message.content)
+        self._look_ahead()
 
     def _worker_at_hand(self) -> LocalWorker:
         if self._worker is None:
@@ -143,34 +155,52 @@ class Daemon:
     def _start_next(self) -> None:
         if self._current is not None:
             return
-        for run in self.runs:
-            if (entry := run.take_next()) is not None:
-                break
-        else:
+        if (found := self._next()) is None:
             return
+        run, entry = found
         self.runs.append(self.runs.pop(self.runs.index(run)))
-        self._current, self._task = (run, entry), None
+        self._current = AtWork(run, entry)
         plan = run.begin(entry)
         count = len(run.tasks)
         logger.info("%s iteration %d: evaluation begins (%d tasks)", entry.ref.model, entry.ref.iteration, count)
         self._worker_at_hand().submit(plan)
 
+    def _next(self) -> tuple[WatchedRun, Entry] | None:
+        """Whose turn it is."""
+        for run in self.runs:
+            if (entry := run.take_next()) is not None:
+                return run, entry
+        return None
+
+    def _look_ahead(self) -> None:
+        """While a model is asked, the checkpoint that would be next is converted: one at a time."""
+        current = self._current
+        if current is None or self._worker is None or not current.loaded or current.has_looked_ahead:
+            return
+        if (found := self._next()) is not None:
+            current.has_looked_ahead = True
+            self._worker.convert_ahead(found[0].begin_ahead(found[1]))
+
     def _start_views(self) -> None:
         for run, views in self._views.items():
-            views.wanted = views.wanted or run.changed
+            if run.changed:
+                views.want()
             run.changed = False
+            views.finished = self._has_ended(run)
             views.start_if_wanted()
 
     def _on_worker_event(self, event: dict[str, Any]) -> None:
         kind = event["event"]
         if kind == "exited":
-            self._on_worker_death(event["returncode"])
+            code = event["returncode"]
+            self._on_worker_death(f"ended with signal {-code}" if code < 0 else f"ended with code {code}")
             return
         if kind == "ready":
             logger.info("the worker is ready (process %d)", event["pid"])
         if self._current is None:
             return
-        run, entry = self._current
+        self._current.heard(event)
+        run, entry = self._current.run, self._current.entry
         ref = entry.ref
         if kind == "converting":
             logger.info("%s iteration %d: conversion begins", ref.model, ref.iteration)
@@ -179,7 +209,6 @@ class Daemon:
             logger.info("%s iteration %d: converted in %.1f s", ref.model, ref.iteration, event["seconds"])
             run.ledger.set_state(ref, "evaluating")
         elif kind == "task_started":
-            self._task = event["task"]
             run.ledger.note_task(ref, event["task"], "running", version=event["version"], log=event["log"])
         elif kind == "task_done":
             try:
@@ -202,33 +231,32 @@ class Daemon:
 
     def _end_checkpoint(self, run: WatchedRun, entry: Entry, state: str, error: str | None = None) -> None:
         run.finish(entry, state, error)
-        self._current, self._task = None, None
+        self._current = None
         self._idle_since = time.monotonic()
 
-    def _on_worker_death(self, returncode: int) -> None:
+    def _on_worker_death(self, how: str) -> None:
         """The worker is gone: try the checkpoint again with a new one; what it had finished is kept."""
         worker, self._worker = self._worker, None
-        if self._current is None or worker is None:
+        current, self._current = self._current, None
+        if current is None or worker is None:
             return
-        run, entry = self._current
-        step = self._task or "convert"
+        run, entry, step = current.run, current.entry, current.step
         deaths = entry.deaths[step] = entry.deaths.get(step, 0) + 1
-        how = f"signal {-returncode}" if returncode < 0 else f"code {returncode}"
-        error = f"the worker process ended with {how} during '{step}' ({deaths} times; log: {worker.log})"
+        error = f"the worker process {how} during '{step}' ({deaths} times; log: {worker.log})"
         logger.error("%s iteration %d: %s", entry.ref.model, entry.ref.iteration, error)
-        self._current, self._task = None, None
         entry.being_evaluated = False
-        if deaths < run.config.runner.max_attempts:
-            return  # the entry is still waiting
-        if step == "convert":
+        if deaths < run.config.runner.max_attempts or len(current.running) > 1:
+            return  # the entry is still waiting; of several tasks each is tried by itself
+        if not current.running:
             self._end_checkpoint(run, entry, "failed", error)
         else:
             version = dict(run.tasks)[step]
             self._note_failure(run, entry, step, version, error, str(worker.log))
 
+    def _has_ended(self, run: WatchedRun) -> bool:
+        """Whether nothing of ``run`` will be evaluated any more."""
+        at_work = self._current is not None and self._current.run is run
+        return not at_work and not run.waiting() and (self.once or run.reached_the_end())
+
     def _finished(self) -> bool:
-        if self._current is not None or any(run.waiting() for run in self.runs):
-            return False
-        if any(views.busy() for views in self._views.values()):
-            return False
-        return self.once or all(run.reached_the_end() for run in self.runs)
+        return all(map(self._has_ended, self.runs)) and not any(views.busy() for views in self._views.values())

@@ -7,6 +7,7 @@ import importlib.util
 import netrc
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -19,6 +20,7 @@ from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.worker_process import ask_tasks
 from autoeval.tasks.plan import HelmPlan
 from autoeval.tasks.work import load_planned_helm_tasks
+from recorder.messages.channel import Channel
 
 PACKAGES = ("torch", "transformers", "safetensors", "wandb", "watchdog", "apscheduler", "plotly", "pandas")
 
@@ -62,6 +64,7 @@ def checks(config: AutoEval, watch: WatchOptions) -> list[tuple[str, Callable[[]
     if (helm := task_plan(config, watch.eval_type).helm) is not None:
         listed.append(("HELM's data files", partial(_helm_data, helm)))
     listed.append(("wandb", partial(_wandb, config)))
+    listed += [(f"messages to {channel.name}", partial(_messages, channel)) for channel in config.channels]
     return listed
 
 
@@ -117,6 +120,16 @@ def _helm_data(plan: HelmPlan) -> str:
     from autoeval.helm.data_files import examine_data
 
     return examine_data(load_planned_helm_tasks(plan), Path(plan.output_path))
+
+
+def _messages(channel: Channel) -> str:
+    """Whether the host of the webhook has an address here. Nothing is sent: a group is no place for tests."""
+    try:
+        socket.getaddrinfo(channel.host, None)
+    except OSError as error:
+        raise ValueError(f"the name {channel.host} is not known on this machine: {error.strerror}") from error
+    signed = ", signed" if channel.secret else ""
+    return f"{channel.host}{signed} (nothing was sent; the rest of the address is not shown)"
 
 
 def _wandb(config: AutoEval) -> str:

@@ -35,15 +35,19 @@ class ArgumentParser(argparse.ArgumentParser):
     """argparse's, except that a wrong command line is a ``ScriptError``, so that it is answered in JSON too."""
 
     def error(self, message: str) -> NoReturn:
-        raise ScriptError(f"{message} ({self.format_usage().strip()})", BAD_INPUT)
+        raise ScriptError(f"{message} ({' '.join(self.format_usage().split())})", BAD_INPUT)
 
 
 def run_script(
     parser: argparse.ArgumentParser,
     work: Callable[[argparse.Namespace], Answer],
     arguments: Sequence[str] | None = None,
+    *,
+    flat: bool = False,
 ) -> int:
     """Parse the command line, do the work, print its answer; the exit status.
+
+    ``flat``: the content stands beside ``code`` and ``msg``, not below ``data`` (a published shape).
 
     What ``work`` raises becomes the answer: a ``ScriptError`` with its code, ``ValueError`` and ``OSError`` (a bad
     file, a missing path) with 2, anything else with 1 and its traceback on standard error. Whatever is printed while
@@ -54,12 +58,15 @@ def run_script(
         options = parser.parse_args(arguments)
         with _stdout_to_stderr():
             message, content = work(options)
-        answer = {"code": 0, "msg": message, "data": content}
+        answer = {"code": 0, "msg": message, **(content if flat else {"data": content})}
     except ScriptError as error:
         answer = _failure(error.code, str(error))
     except KeyboardInterrupt:
         answer = _failure(INTERRUPTED, "interrupted")
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        known = error.filename is not None and error.strerror is not None
+        answer = _failure(BAD_INPUT, f"{error.filename}: {error.strerror}" if known else str(error))
+    except ValueError as error:
         logger.debug("bad input", exc_info=True)
         answer = _failure(BAD_INPUT, str(error))
     except Exception as error:

@@ -20,6 +20,9 @@ from recorder.files import write_json
 from recorder.results import CheckpointRef
 
 
+FIVE_DIMENSIONS = "five_dimensions"  # an --eval-type: the dataset configuration of that name, with icl's data_dir
+
+
 @dataclass(frozen=True)
 class WatchOptions:
     """What the command line says. ``begin`` None means the interval, ``end`` None means for ever."""
@@ -62,10 +65,9 @@ def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
 def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
     """The part of the configuration that says what to evaluate."""
     icl = helm = None
-    if config.icl is not None and eval_type in ("icl", "all"):
-        icl = IclPlan(
-            tuple(config.icl.datasets), str(config.icl.data_dir), config.icl.limit, config.icl.allow_code_execution
-        )
+    if config.icl is not None and eval_type in ("icl", "all", FIVE_DIMENSIONS):
+        datasets = (FIVE_DIMENSIONS,) if eval_type == FIVE_DIMENSIONS else tuple(config.icl.datasets)
+        icl = IclPlan(datasets, str(config.icl.data_dir), config.icl.limit, config.icl.allow_code_execution)
     if config.helm is not None and eval_type in ("helm", "all"):
         chosen = config.helm.benchmarks
         helm = HelmPlan(

@@ -22,7 +22,7 @@ from autoeval.config import AutoEval
 from autoeval.order import given_up, in_turn
 from autoeval.planning import WatchOptions, evaluation_plan, iteration_directory, make_watcher, task_plan
 from autoeval.tasks.converted import keep_newest, sweep
-from autoeval.tasks.plan import log_path, save_plan
+from autoeval.tasks.plan import EvaluationPlan, log_path, save_plan
 from recorder.ledger import CheckpointRow, Ledger, TaskRow
 from recorder.results import CheckpointRef, read_result
 
@@ -42,6 +42,7 @@ class Entry:
     pin: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     deaths: dict[str, int] = field(default_factory=dict)  # of the worker, by the task it was at
     being_evaluated: bool = False
+    ahead: bool = False  # it is converted, or being converted, before its turn
     finished: bool = False
 
 
@@ -220,8 +221,19 @@ class WatchedRun:
             if task not in skip:
                 self.ledger.note_task(entry.ref, task, "queued", version=version)
         path = iteration_directory(self.config, entry.ref.iteration) / "plan.json"
-        save_plan(path, evaluation_plan(self.config, self.task_plan, self.tasks, entry.ref, entry.readable, skip))
+        save_plan(path, self._plan(entry, skip))
         return path
+
+    def begin_ahead(self, entry: Entry) -> EvaluationPlan:
+        """The plan of ``entry``, to convert it before its turn. It is the only one whose converted model is kept for
+        that."""
+        for other in self.entries.values():
+            other.ahead = other is entry
+        return self._plan(entry, ())
+
+    def _plan(self, entry: Entry, skip: tuple[str, ...]) -> EvaluationPlan:
+        plan = evaluation_plan(self.config, self.task_plan, self.tasks, entry.ref, entry.readable, skip)
+        return replace(plan, together=not entry.deaths)
 
     def ingest(self, entry: Entry, task: str, version: str, result: str) -> None:
         """Take a finished task's file into the ledger."""
@@ -236,7 +248,7 @@ class WatchedRun:
 
     def finish(self, entry: Entry, state: str, error: str | None = None) -> None:
         """Give the checkpoint its final (or ``evaluated``) state and let go of its files."""
-        entry.finished, entry.being_evaluated = True, False
+        entry.finished, entry.being_evaluated, entry.ahead = True, False, False
         self.changed = True
         if state in ("failed", "missed"):
             log = logger.error if state == "failed" else logger.warning
@@ -246,8 +258,8 @@ class WatchedRun:
                     self.ledger.note_task(entry.ref, row.task, "failed", version=row.version, error=error)
         self.ledger.set_state(entry.ref, state, error)
         entry.pin.close()
-        unfinished = [entry.ref.iteration for entry in self.entries.values() if not entry.finished]
-        in_use = {iteration_directory(self.config, iteration) / "hf" for iteration in unfinished}
+        needed = [one.ref.iteration for one in self.entries.values() if one.being_evaluated or one.ahead]
+        in_use = {iteration_directory(self.config, iteration) / "hf" for iteration in needed}
         keep_newest(self._directory, self.config.model.keep_converted, in_use)
 
     def reached_the_end(self) -> bool:

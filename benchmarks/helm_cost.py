@@ -1,21 +1,31 @@
-"""What HELM costs: its own command line beside our path, in CPU seconds of whole processes, and of a second checkpoint.
+"""What HELM costs: HELM's own command line beside our path, in CPU seconds, pair by pair.
 
-    OMP_NUM_THREADS=1 python benchmarks/helm_cost.py --data ../shared/data [--instances 100] [mmlu hellaswag …]
+    OMP_NUM_THREADS=1 python benchmarks/helm_cost.py [--data ../shared/data] [--model gpt2] [--pairs 3] [--json FILE] [mmlu …]
 
-A random GPT-2 (6 layers, width 384, GPT-2's vocabulary, fp32, CPU) answers the same instances in both. "ours" loads HELM
-and the model too; "second" is what the next checkpoint costs in the same process, its model's work included and its
-loading not.
+A random GPT-2 (fp32, CPU, GPT-2's vocabulary) answers the same instances in both. A line of the table:
+
+- *HELM*: the whole process of ``helm-run`` for one run spec, as it is needed for every checkpoint;
+- *ours*: the whole process of ours for the first checkpoint, with all imports, loading and building of prompts;
+- *next*: what a further checkpoint costs in that process, with loading the model, as in the daemon's worker;
+- *HELM again*, *run again*: the same run a second time in either process, without loading, prompts known to us;
+- *besides*: of *next*, what was neither loading nor the model's work.
+
+The table has medians; ratios are those of the pairs, and their median is shown. The file has every figure.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,9 +35,14 @@ ENTRIES = {
     "narrative_qa": "narrative_qa:max_train_instances=1",
     "gsm": "gsm:max_train_instances=3",
 }
+GENERATED = ("narrative_qa", "gsm")
+SHAPES = {  # layers, width, heads
+    "small": (6, 384, 6),
+    "gpt2": (12, 768, 12),
+}
 
 
-def make_model(data: Path, path: Path, seed: int) -> None:
+def make_model(data: Path, path: Path, shape: str, seed: int) -> None:
     import torch
     from tokenizers import ByteLevelBPETokenizer
     from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
@@ -39,12 +54,30 @@ def make_model(data: Path, path: Path, seed: int) -> None:
         tokenizer_object=bpe._tokenizer, eos_token=special, bos_token=special, model_max_length=1024
     )
     torch.manual_seed(seed)
-    GPT2LMHeadModel(GPT2Config(n_embd=384, n_layer=6, n_head=6)).save_pretrained(path)
+    layers, width, heads = SHAPES[shape]
+    GPT2LMHeadModel(GPT2Config(n_embd=width, n_layer=layers, n_head=heads)).save_pretrained(path)
     tokenizer.save_pretrained(path)
 
 
-def ours(entry: str, instances: int, output: Path, models: list[Path]) -> None:
-    """In a process of its own: two checkpoints, the second timed."""
+def helm_process(entry: str, instances: int, output: Path, model: Path) -> dict[str, float]:
+    """In a process of its own: ``helm-run``, and once more."""
+    from helm.benchmark import run
+
+    spent = []
+    for suite in ("helm", "helm-again"):
+        sys.argv = [
+            "helm-run", "-r", f"{entry},model=huggingface/{model.name}", "--suite", suite, "-m", str(instances),
+            "-o", str(output), "--disable-cache", "-n", "1", "--exit-on-error",
+            "--enable-local-huggingface-models", str(model),
+        ]  # fmt: skip
+        with contextlib.redirect_stdout(sys.stderr):
+            run.main()
+        spent.append(time.process_time())
+    return {"helm": spent[0], "helm_again": spent[1] - spent[0]}
+
+
+def our_process(entry: str, instances: int, output: Path, models: list[Path]) -> dict[str, float]:
+    """In a process of its own: two checkpoints, and the second once more."""
     from autoeval.helm.run import run_helm_task
     from autoeval.helm.spec import HelmTask
     from autoeval.models.hf import HuggingFaceModel
@@ -67,62 +100,108 @@ def ours(entry: str, instances: int, output: Path, models: list[Path]) -> None:
             return answers
 
     task = HelmTask("task", "version", (entry,), (), instances)
+    found: dict[str, float] = {}
     for path in models:
+        started = time.process_time()
         model = Timed(path, dtype="float32", device="cpu")
-        before = time.process_time()
-        run_helm_task(task, model, model_name=path.name, tokenizer_path=path, output_path=output, suite="ours")
-        print(f"{time.process_time() - before:.2f} {model.spent:.2f}", flush=True)
+        loaded = time.process_time()
+        run_helm_task(task, model, model_name=path.name, output_path=output, suite="ours")
+        done = time.process_time()
+        found |= {"ours": done} if not found else {
+            "next": done - started, "next_model": model.spent, "besides": done - loaded - model.spent
+        }  # fmt: skip
+    started = time.process_time()
+    run_helm_task(task, model, model_name="again", output_path=output, suite="ours")
+    return found | {"again": time.process_time() - started}
 
 
-def cpu_seconds(command: list[str], output: Path) -> tuple[float, str]:
+def measured(mode: str, entry: str, instances: int, output: Path, models: list[Path]) -> dict[str, float]:
+    command = [sys.executable, __file__, "--instances", str(instances), f"--{mode}", entry, str(output)]
     environment = {
-        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-        "NLTK_DATA": str(output / "nltk_data"),
+        **os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1",
+        "OMP_NUM_THREADS": "1", "NLTK_DATA": str(output / "nltk_data"),
     }  # fmt: skip
-    before = os.times()
-    done = subprocess.run(command, cwd=output, env=environment, capture_output=True, text=True)
-    after = os.times()
+    done = subprocess.run(
+        [*command, *map(str, models)], cwd=output, env=environment, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
-    return after.children_user + after.children_system - before.children_user - before.children_system, done.stdout
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare(name: str, options: argparse.Namespace, output: Path, models: list[Path]) -> dict[str, object]:
+    """All pairs of one scenario; which of the two comes first alternates."""
+    instances = options.generated_instances if name in GENERATED else options.instances
+    pairs = []
+    for number in range(options.pairs):
+        pair: dict[str, float] = {}
+        for mode in ("theirs", "ours") if number % 2 == 0 else ("ours", "theirs"):
+            for folder in ("runs", "prompts"):
+                shutil.rmtree(output / folder, ignore_errors=True)
+            pair |= measured(mode, ENTRIES[name], instances, output, models if mode == "ours" else models[:1])
+        pairs.append(pair)
+    middle = {key: statistics.median(pair[key] for pair in pairs) for key in pairs[0]}
+    ratio = {
+        f"helm/{ours}": statistics.median(pair[theirs] / pair[ours] for pair in pairs)
+        for theirs, ours in (("helm", "ours"), ("helm", "next"), ("helm_again", "again"))
+    }
+    return {"name": name, "instances": instances, "pairs": pairs, "median": middle, "ratio": ratio}
+
+
+def row(result: dict) -> str:
+    middle, ratio = result["median"], result["ratio"]
+    cells = [
+        f"{result['name']}, {result['instances']}", *(f"{middle[key]:.1f}" for key in ("helm", "ours")),
+        f"{ratio['helm/ours']:.1f}", f"{middle['next']:.1f}", f"**{ratio['helm/next']:.1f}**",
+        *(f"{middle[key]:.1f}" for key in ("helm_again", "again")), f"{ratio['helm/again']:.1f}", f"{middle['besides']:.2f}",
+    ]  # fmt: skip
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="HELM's own cost beside ours")
+    parser = argparse.ArgumentParser(description="HELM's own cost beside ours, in CPU seconds")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--model", choices=SHAPES, default="gpt2", help="shape of the random model")
     parser.add_argument("--instances", type=int, default=100)
+    parser.add_argument("--generated-instances", type=int, default=20, help="of narrative_qa and gsm")
+    parser.add_argument("--pairs", type=int, default=3)
+    parser.add_argument("--json", type=Path, help="where to write every figure")
     parser.add_argument("--ours", nargs=4, help=argparse.SUPPRESS)
-    parser.add_argument("names", nargs="*", default=list(ENTRIES))
+    parser.add_argument("--theirs", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("names", nargs="*", default=list(ENTRIES), help=f"of {', '.join(ENTRIES)}")
     options = parser.parse_args()
-    if options.ours:
-        entry, output, *models = options.ours
-        ours(entry, options.instances, Path(output), [Path(model) for model in models])
+    if options.ours or options.theirs:
+        entry, output, *models = options.ours or options.theirs
+        paths = [Path(model) for model in models]
+        found = (
+            our_process(entry, options.instances, Path(output), paths)
+            if options.ours
+            else helm_process(entry, options.instances, Path(output), paths[0])
+        )
+        print(json.dumps(found))
         return
+    if unknown := sorted(set(options.names) - set(ENTRIES)):
+        parser.error(f"no such scenario: {', '.join(unknown)}")
+    results = []
     with tempfile.TemporaryDirectory() as temporary:
         output = Path(temporary)
         shutil.copytree(options.data / "helm_scenarios", output / "scenarios")
         shutil.copytree(options.data / "nltk_data", output / "nltk_data")
         models = [output / "first", output / "second"]
         for seed, path in enumerate(models):
-            make_model(options.data, path, seed)
-        print(
-            "| run | HELM, CPU s | ours, CPU s | ratio | second: CPU s | of it the model |\n|---|---|---|---|---|---|"
-        )
+            make_model(options.data, path, options.model, seed)
+        print("| run, instances | HELM | ours | ratio | next | ratio | HELM again | run again | ratio | besides |")
+        print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
         for name in options.names:
-            helm_run = [
-                str(Path(sys.executable).with_name("helm-run")), "-r", f"{ENTRIES[name]},model=huggingface/first",
-                "--suite", "helm", "-m", str(options.instances), "-o", str(output), "--disable-cache", "-n", "1",
-                "--exit-on-error", "--enable-local-huggingface-models", str(models[0]),
-            ]  # fmt: skip
-            theirs, _ = cpu_seconds(helm_run, output)
-            mine = [sys.executable, __file__, "--instances", str(options.instances), "--ours", ENTRIES[name]]
-            both, printed = cpu_seconds([*mine, str(output), *map(str, models)], output)
-            second, inside = map(float, printed.split()[-2:])
-            first = both - second
-            print(
-                f"| {name} | {theirs:.1f} | {first:.1f} | {theirs / first:.1f} | {second:.2f} | {inside:.2f} |",
-                flush=True,
-            )
+            results.append(compare(name, options, output, models))
+            print(row(results[-1]), flush=True)
+    if options.json:
+        versions = {name: version(name) for name in ("crfm-helm", "torch", "transformers")}
+        shape = dict(zip(("layers", "width", "heads"), SHAPES[options.model], strict=True))
+        options.json.write_text(
+            json.dumps({"model": shape, "unit": "CPU seconds", "versions": versions, "results": results}, indent=1)
+            + "\n"
+        )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import LeaderboardRow, Which, leaderboard, metric_columns, metric_key
+from recorder.leaderboard import LeaderboardRow, Scoring, Which, leaderboard, metric_columns, metric_key
 from recorder.ledger import Ledger, ScoreRow
 
 _KEY = "leaderboard-choice"
@@ -19,10 +19,15 @@ _KEY = "leaderboard-choice"
 
 @dataclass(frozen=True)
 class Choice:
-    """``metrics`` (``<task>.<metric>``) in the order of the columns, none for all; ``excluded`` names models."""
+    """``metrics`` (``<task>.<metric>``) in the order of the columns, none for all; ``excluded`` names models.
+
+    ``iterations`` says what stands for a model: ``latest`` (when it is not named), ``best``, or an iteration.
+    """
 
     metrics: tuple[str, ...] = ()
     excluded: tuple[str, ...] = ()
+    iterations: tuple[tuple[str, int | Which], ...] = ()
+    scoring: Scoring = "chance"
 
 
 @dataclass(frozen=True)
@@ -37,14 +42,14 @@ class Board:
 
     def over_training(self, which: Which = "all") -> list[LeaderboardRow]:
         """The same board with other iterations than the newest; the highest score first."""
-        return leaderboard(self.scores, self.baselines, which=which)
+        return leaderboard(self.scores, self.baselines, which=which, scoring=self.choice.scoring)
 
 
 def build_board(scores: Sequence[ScoreRow], baselines: Sequence[Baseline], choice: Choice) -> Board:
     wanted = set(choice.metrics)
     scores = [r for r in scores if r.model not in choice.excluded and (not wanted or metric_key(r) in wanted)]
     baselines = [_only(b, wanted) if wanted else b for b in baselines if b.name not in choice.excluded]
-    rows = leaderboard(scores, baselines)
+    rows = leaderboard(scores, baselines, chosen=dict(choice.iterations), scoring=choice.scoring)
     known = metric_columns(rows)
     columns = [key for key in choice.metrics if key in known] or known
     return Board(rows, columns, scores, baselines, choice)
@@ -57,7 +62,12 @@ def remember_choice(ledger: Ledger, choice: Choice) -> None:
 def remembered_choice(ledger: Ledger) -> Choice:
     """The choice made last; all models and metrics when none was."""
     known = json.loads(ledger.recall(_KEY) or "{}")
-    return Choice(**{key: tuple(values) for key, values in known.items()})
+    return Choice(
+        metrics=tuple(known.get("metrics", ())),
+        excluded=tuple(known.get("excluded", ())),
+        iterations=tuple((model, at) for model, at in known.get("iterations", ())),
+        scoring=known.get("scoring", "chance"),
+    )
 
 
 def _only(baseline: Baseline, wanted: set[str]) -> Baseline:

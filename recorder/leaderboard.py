@@ -3,8 +3,8 @@
 A task enters the score with one metric, the chance-corrected (value - chance) / (1 - chance): 0 is guessing, 1 is
 perfect (the rescaling of the Gauntlet and DCLM "core" scores). A metric that is better when lower, or that leaves
 [0, 1], is shown but not averaged, and so is a score of another version of the task than the one that was recorded last.
-Data-Juicer's min-max over the cohort is not used: it makes a model's score depend on
-who else is on the board.
+With ``scoring="minmax"`` (Data-Juicer's) a task's worst model of the board gets 0 and its best 1: any metric can enter,
+also one that is better when lower, but a model's score then depends on who else is on the board.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import csv
 import io
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -21,9 +21,12 @@ from typing import Literal
 from recorder.baselines import Baseline
 from recorder.files import write_atomic
 from recorder.ledger import ScoreRow
-from recorder.statistics import with_spread
+from recorder.statistics import Z95, with_spread
 
 Which = Literal["latest", "best", "all"]
+Scoring = Literal["chance", "minmax"]
+
+ELSEWHERE = "baseline"  # the source of scores that another harness measured (``recorder.published_models``)
 
 
 @dataclass(frozen=True)
@@ -31,6 +34,7 @@ class LeaderboardRow:
     """``metrics`` and ``stderrs`` by ``<task>.<metric>``. ``score`` is ``None`` when no task is shared.
 
     ``averaged`` names the metrics in the score, the same for all rows that have one. ``tokens`` counts billions.
+    ``rank`` is 1 + the number of rows that are better beyond noise, so rows that cannot be told apart may share one.
     """
 
     model: str
@@ -83,37 +87,104 @@ def main_metrics(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ())
 
 
 def leaderboard(
-    scores: Sequence[ScoreRow], baselines: Sequence[Baseline] = (), *, which: Which = "latest"
+    scores: Sequence[ScoreRow],
+    baselines: Sequence[Baseline] = (),
+    *,
+    which: Which = "latest",
+    chosen: Mapping[str, int | Which] | None = None,
+    scoring: Scoring = "chance",
 ) -> list[LeaderboardRow]:
     """Rows in the order of their score, best first, those without a score last.
 
-    ``which`` says what stands for a model: the ``latest`` iteration, the ``best`` one, or ``all``. What is shared is
-    decided by iterations that have every task of their model; an iteration that lacks a shared task is left out, for
-    half an evaluation is not compared with a whole one.
+    ``which`` says what stands for a model: the ``latest`` iteration, the ``best`` one, or ``all``; ``chosen`` says it for
+    single models, and may name an iteration. What is shared is decided by iterations that have every task of their
+    model; an iteration that lacks a shared task is left out (unless it was named), for half an evaluation is not
+    compared with a whole one.
     """
     scores = _of_one_version(scores)
-    main = set(main_metrics(scores, baselines).values())
-    chance = {metric_key(row): row.chance for row in scores if row.chance is not None and row.chance < 1.0}
+    main = _metrics_for(scoring, scores, baselines)
     models = _rows_of_scores(scores)
     published = [
         LeaderboardRow(b.name, None, b.tokens, None, None, None, dict(b.values), dict(b.stderrs), is_baseline=True)
         for b in baselines
     ]
-    shared = _shared([*(_most_complete(rows, main)[-1] for rows in models), *published], main)
-    eligible = [[row for row in rows if set(shared) <= _shares(row)] or rows for rows in models]
-    if which == "latest":
-        eligible = [rows[-1:] for rows in eligible]
-    rows = [_scored(row, shared, chance) for row in [*(row for of_model in eligible for row in of_model), *published]]
-    if which == "best":
-        rows = _best_of_each(rows)
+    usable = _usable_for(scoring, [*(row for rows in models for row in rows), *published])
+    shared = _shared([*(_most_complete(rows, main, usable)[-1] for rows in models), *published], main, usable)
+    wanted = {rows[0].model: (chosen or {}).get(rows[0].model, which) for rows in models}
+    eligible = [_eligible(rows, wanted[rows[0].model], shared, usable) for rows in models]
+    candidates = [*(row for of_model in eligible for row in of_model), *published]
+    scale = _scales(scoring, candidates, shared, scores)
+    rows = [_scored(row, shared, scale, usable) for row in candidates]
+    best = {model for model, choice in wanted.items() if choice == "best"}
+    rows = [row for row in rows if row.is_baseline or row.model not in best] + _best_of_each(
+        [row for row in rows if not row.is_baseline and row.model in best]
+    )
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0.0), row.model, row.iteration or 0))
     return _ranked(rows)
 
 
+Usable = Callable[[LeaderboardRow], set[str]]  # the metrics of a row that may enter the score
+
+
+def _eligible(
+    rows: Sequence[LeaderboardRow], choice: int | Which, shared: Sequence[str], usable: Usable
+) -> Sequence[LeaderboardRow]:
+    """Of one model, by iteration: those that may stand for it."""
+    if isinstance(choice, int):
+        return [row for row in rows if row.iteration == choice]
+    whole = [row for row in rows if set(shared) <= usable(row)] or rows
+    return whole[-1:] if choice == "latest" else whole
+
+
+def _metrics_for(scoring: Scoring, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> set[str]:
+    main = main_metrics(scores, baselines)
+    if scoring == "chance":
+        return set(main.values())
+    first: dict[str, tuple[int, str]] = {}
+    for row in scores:
+        candidate = (row.position, metric_key(row))
+        first[row.task] = min(first.get(row.task, candidate), candidate)
+    return {main.get(task, key) for task, (_, key) in first.items()} | set(main.values())
+
+
+def _usable_for(scoring: Scoring, rows: Sequence[LeaderboardRow]) -> Usable:
+    """Shares only; with min-max any metric, unless shares and percentages of it stand side by side."""
+    if scoring == "chance":
+        return _shares
+    seen: dict[str, set[bool]] = defaultdict(set)
+    for row in rows:
+        for key, value in row.metrics.items():
+            seen[key].add(is_share(value))
+    mixed = {key for key, kinds in seen.items() if len(kinds) == 2}
+    published = {key for row in rows if row.is_baseline for key in row.metrics}
+    doubtful = mixed & published  # our own course may cross 1 (a loss does); a figure of 26 beside 0.26 is a percentage
+    return lambda row: row.metrics.keys() - doubtful
+
+
+def _scales(
+    scoring: Scoring, rows: Sequence[LeaderboardRow], shared: Sequence[str], scores: Sequence[ScoreRow]
+) -> dict[str, tuple[float, float]]:
+    """By metric (what counts as 0, what counts as 1); with min-max none for a metric on which all are alike."""
+    if scoring == "chance":
+        chance = {metric_key(row): row.chance for row in scores if row.chance is not None and row.chance < 1.0}
+        return {key: (chance.get(key, 0.0), 1.0) for key in shared}
+    lower = {metric_key(row) for row in scores if not row.higher_is_better}
+    found = {}
+    for key in shared:
+        values = [row.metrics[key] for row in rows if key in row.metrics]
+        low, high = min(values), max(values)
+        if high > low:
+            found[key] = (high, low) if key in lower else (low, high)
+    return found
+
+
 def _of_one_version(scores: Sequence[ScoreRow]) -> list[ScoreRow]:
     """Of each task only the version recorded last, over all models: two versions are two measurements."""
-    newest = {row.task: row.task_version for row in sorted(scores, key=lambda row: row.recorded_at)}
-    return [row for row in scores if row.task_version == newest[row.task]]
+    newest: dict[str, tuple[float, str]] = {}
+    for row in scores:
+        if row.source != ELSEWHERE:
+            newest[row.task] = max(newest.get(row.task, (row.recorded_at, "")), (row.recorded_at, row.task_version))
+    return [row for row in scores if row.source == ELSEWHERE or row.task_version == newest[row.task][1]]
 
 
 def _shares(row: LeaderboardRow) -> set[str]:
@@ -138,14 +209,14 @@ def _rows_of_scores(scores: Iterable[ScoreRow]) -> list[list[LeaderboardRow]]:
     return [[rows[iteration] for iteration in sorted(rows)] for _, rows in sorted(models.items())]
 
 
-def _most_complete(rows: Sequence[LeaderboardRow], main: set[str]) -> list[LeaderboardRow]:
-    most = max(len(main & _shares(row)) for row in rows)
-    return [row for row in rows if len(main & _shares(row)) == most]
+def _most_complete(rows: Sequence[LeaderboardRow], main: set[str], usable: Usable) -> list[LeaderboardRow]:
+    most = max(len(main & usable(row)) for row in rows)
+    return [row for row in rows if len(main & usable(row)) == most]
 
 
-def _shared(rows: Sequence[LeaderboardRow], main: set[str]) -> tuple[str, ...]:
+def _shared(rows: Sequence[LeaderboardRow], main: set[str], usable: Usable) -> tuple[str, ...]:
     """The metrics that all rows have; rows with the fewest are given up first while nothing is common to all."""
-    having = sorted((main & _shares(row) for row in rows if main & _shares(row)), key=len)
+    having = sorted((main & usable(row) for row in rows if main & usable(row)), key=len)
     while having:
         common = set.intersection(*having)
         if common:
@@ -154,35 +225,46 @@ def _shared(rows: Sequence[LeaderboardRow], main: set[str]) -> tuple[str, ...]:
     return ()
 
 
-def _scored(row: LeaderboardRow, shared: Sequence[str], chance: Mapping[str, float]) -> LeaderboardRow:
-    if not shared or not set(shared) <= _shares(row):
+def _scored(
+    row: LeaderboardRow, shared: Sequence[str], scale: Mapping[str, tuple[float, float]], usable: Usable
+) -> LeaderboardRow:
+    keys = [key for key in shared if key in scale]
+    if not keys or not set(shared) <= usable(row):
         return row
-    scale = {key: 1.0 - chance.get(key, 0.0) for key in shared}
-    value = math.fsum((row.metrics[key] - chance.get(key, 0.0)) / scale[key] for key in shared) / len(shared)
+    value = math.fsum((row.metrics[key] - scale[key][0]) / (scale[key][1] - scale[key][0]) for key in keys) / len(keys)
     stderr = None
-    if all(key in row.stderrs for key in shared):  # tasks are independent samples: variances add
-        stderr = math.sqrt(math.fsum((row.stderrs[key] / scale[key]) ** 2 for key in shared)) / len(shared)
-    return replace(row, score=value, stderr=stderr, averaged=tuple(shared))
+    if all(key in row.stderrs for key in keys):  # tasks are independent samples: variances add
+        errors = (row.stderrs[key] / (scale[key][1] - scale[key][0]) for key in keys)
+        stderr = math.sqrt(math.fsum(error**2 for error in errors)) / len(keys)
+    return replace(row, score=value, stderr=stderr, averaged=tuple(keys))
 
 
 def _best_of_each(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    best: dict[tuple[str, bool], LeaderboardRow] = {}
+    best: dict[str, LeaderboardRow] = {}
     for row in rows:
-        known = best.get((row.model, row.is_baseline))
+        known = best.get(row.model)
         if known is None or (row.score or -math.inf) >= (known.score or -math.inf):
-            best[row.model, row.is_baseline] = row
+            best[row.model] = row
     return list(best.values())
 
 
 def _ranked(rows: Sequence[LeaderboardRow]) -> list[LeaderboardRow]:
-    """Competition ranking: equal scores share a rank, the next one counts them (1, 2, 2, 4)."""
+    """1 + the number of rows above that are better by more than 1.96 standard errors of the difference.
+
+    sqrt(SE_a^2 + SE_b^2) (Miller 2024, arXiv 2411.00640, equation 5); a figure without an error counts as exact. So
+    the two best of three may share rank 1, and "rank 1" says that nobody was shown to be better.
+    """
     ranked: list[LeaderboardRow] = []
-    for place, row in enumerate(rows, start=1):
+    for row in rows:
         if row.score is not None:
-            tied = bool(ranked) and ranked[-1].score == row.score
-            row = replace(row, rank=ranked[-1].rank if tied else place)
+            above = [one for one in ranked if (one.score or 0.0) - row.score > Z95 * _error_of_both(one, row)]
+            row = replace(row, rank=1 + len(above))
         ranked.append(row)
     return ranked
+
+
+def _error_of_both(one: LeaderboardRow, other: LeaderboardRow) -> float:
+    return math.hypot(one.stderr or 0.0, other.stderr or 0.0)
 
 
 def metric_columns(rows: Iterable[LeaderboardRow]) -> list[str]:

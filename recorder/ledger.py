@@ -7,7 +7,6 @@ Published baselines are not in it: they come from ``baselines.yaml`` each time a
 
 from __future__ import annotations
 
-import json
 import logging
 import sqlite3
 import threading
@@ -15,86 +14,32 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from recorder.ledger_schema import move_aside, newest_versions, open_database
+from recorder import ledger_writes as writes
+from recorder.ledger_items import as_outcomes, item_set, unpacked
+from recorder.ledger_rows import CheckpointRow, ItemRow, OutboxRow, Outcomes, ScoreRow, TaskRow
+from recorder.ledger_schema import move_aside, open_database
+from recorder.ledger_writes import SINKS
 from recorder.results import CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
 
-logger = logging.getLogger(__name__)
+__all__ = [
+    "SINKS",
+    "CheckpointRow",
+    "ItemRow",
+    "Ledger",
+    "LedgerError",
+    "OutboxRow",
+    "Outcomes",
+    "ScoreRow",
+    "TaskRow",
+]
 
-SINKS = ("wandb",)
+logger = logging.getLogger(__name__)
 
 
 class LedgerError(RuntimeError):
     """The ledger cannot be used as asked; the message names the file."""
-
-
-class CheckpointRow(NamedTuple):
-    """``superseded``: the iteration was saved again after this save. Times are Unix seconds."""
-
-    model: str
-    iteration: int
-    fingerprint: str
-    path: str
-    tokens: float | None
-    state: str
-    error: str | None
-    superseded: bool
-    found_at: float
-    updated_at: float
-
-
-class TaskRow(NamedTuple):
-    """The state of one task on one checkpoint. ``attempts`` counts how often it was started."""
-
-    model: str
-    iteration: int
-    fingerprint: str
-    task: str
-    version: str
-    state: str
-    attempts: int
-    error: str | None
-    log: str | None
-    updated_at: float
-    superseded: bool
-
-
-class ScoreRow(NamedTuple):
-    model: str
-    iteration: int
-    tokens: float | None  # billions
-    task: str
-    task_version: str
-    metric: str
-    value: float
-    stderr: float | None
-    n: int
-    higher_is_better: bool
-    source: str
-    superseded: bool
-    recorded_at: float
-    chance: float | None
-    fingerprint: str
-    position: int  # among the metrics of its task; the first is the one its author looks at first
-
-
-class ItemRow(NamedTuple):
-    iteration: int
-    task: str
-    metric: str
-    key: str
-    value: float
-
-
-class OutboxRow(NamedTuple):
-    id: int
-    sink: str
-    model: str
-    iteration: int
-    fingerprint: str
-    task: str
-    task_version: str
 
 
 class Ledger:
@@ -153,18 +98,12 @@ class Ledger:
     def note_checkpoint(self, ref: CheckpointRef, state: str = "found", error: str | None = None) -> None:
         """Record the save ``ref`` and its state; other saves of the same iteration become superseded."""
         with self._writing() as connection:
-            _note_checkpoint(connection, ref, state, error)
+            writes.note_checkpoint(connection, ref, state, error)
 
     def set_state(self, ref: CheckpointRef, state: str, error: str | None = None) -> None:
         """Change the state of a save (noting it when it is new); whether it is superseded stays as it is."""
         with self._writing() as connection:
-            changed = connection.execute(
-                "UPDATE checkpoint_rows SET state = ?, error = ?, updated_at = ? "
-                "WHERE model = ? AND iteration = ? AND fingerprint = ?",
-                (state, _storable(error), time.time(), ref.model, ref.iteration, ref.fingerprint),
-            ).rowcount
-            if not changed:
-                _note_checkpoint(connection, ref, state, error)
+            writes.set_state(connection, ref, state, error)
 
     def note_task(
         self,
@@ -178,7 +117,8 @@ class Ledger:
     ) -> None:
         """Record that ``task`` is queued, running, done or failed on ``ref``. Without ``log`` the known one stays."""
         with self._writing() as connection:
-            _note_task(connection, _checkpoint_id(connection, ref), task, version or "", state, error, log)
+            checkpoint = writes.checkpoint_id(connection, ref)
+            writes.note_task(connection, checkpoint, task, version or "", state, error, log)
 
     def checkpoints(self) -> list[CheckpointRow]:
         """All saves, by model and iteration; of one iteration the current save comes last."""
@@ -207,88 +147,86 @@ class Ledger:
         wrong = next(mistakes(result), None)
         if wrong is not None:
             raise self._refused(result, wrong)
-        with self._writing() as connection:
-            return self._ingest(connection, result)
+        try:
+            with self._writing() as connection:
+                return writes.store_result(connection, result)
+        except sqlite3.IntegrityError as error:
+            raise self._refused(result, f"a metric comes twice ({error})") from error
 
     def _refused(self, result: TaskResult, why: str) -> LedgerError:
         ref = result.checkpoint
         return LedgerError(f"{self.path}: {ref.model} iteration {ref.iteration}, task {result.task}: {why}")
 
-    def _ingest(self, connection: sqlite3.Connection, result: TaskResult) -> bool:
-        checkpoint_id = _checkpoint_id(connection, result.checkpoint)
-        now = time.time()
-        inserted = connection.execute(
-            "INSERT INTO result_rows (checkpoint_id, task, task_version, source, cost, finished_at, recorded_at) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING RETURNING id",
-            (
-                checkpoint_id,
-                result.task,
-                result.task_version,
-                result.source,
-                json.dumps(result.cost),
-                result.finished_at,
-                now,
-            ),
-        ).fetchone()
-        if inserted is None:
-            return False
-        result_id = inserted[0]
-        try:
-            connection.executemany(
-                "INSERT INTO score_rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (result_id, s.metric, s.value, s.stderr, s.n, int(s.higher_is_better), s.chance, position)
-                    for position, s in enumerate(result.scores)
-                ],
-            )
-            connection.executemany(
-                "INSERT INTO item_rows VALUES (?, ?, ?, ?)",
-                [(result_id, item.metric, item.key, item.value) for item in result.items],
-            )
-        except sqlite3.IntegrityError as error:
-            raise self._refused(result, f"a metric comes twice ({error})") from error
-        connection.executemany(
-            "INSERT INTO outbox (sink, result_id, enqueued_at) VALUES (?, ?, ?)",
-            [(sink, result_id, now) for sink in SINKS],
-        )
-        _note_task(connection, checkpoint_id, result.task, result.task_version, "done", None, None)
-        return True
-
-    def scores(self, include_superseded: bool = False, all_versions: bool = False) -> list[ScoreRow]:
-        """Scores by model, iteration, task and metric.
+    def scores(
+        self,
+        include_superseded: bool = False,
+        all_versions: bool = False,
+        *,
+        models: Sequence[str] | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> list[ScoreRow]:
+        """Scores by model, iteration, task and metric; only of ``models`` and ``keys`` (``<task>.<metric>``) if asked.
 
         By default only of current saves, and of each model's task only the version that was recorded last: scores of
         two versions don't belong on one curve.
         """
         conditions = [] if include_superseded else ["c.superseded = 0"]
-        conditions += (
-            [] if all_versions else [f"(c.model, r.task, r.task_version) IN ({newest_versions(include_superseded)})"]
-        )
+        conditions += [] if all_versions else [_DRAWN_EVER if include_superseded else _DRAWN]
+        conditions += [] if models is None else [f"c.model IN ({_marks(models)})"]
+        conditions += [] if keys is None else [f"r.task || '.' || s.metric IN ({_marks(keys)})"]
         where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+        # Joined and ordered as the indexes are: nothing has to be sorted.
         rows = self._rows(
             "SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, "
             "s.higher_is_better, r.source, c.superseded, r.recorded_at, s.chance, c.fingerprint, s.position "
-            "FROM checkpoint_rows c JOIN result_rows r ON r.checkpoint_id = c.id "
-            f"JOIN score_rows s ON s.result_id = r.id {where}"
-            "ORDER BY c.model, c.iteration, r.task, s.metric"
+            "FROM checkpoint_rows c CROSS JOIN result_rows r ON r.checkpoint_id = c.id "
+            f"CROSS JOIN score_rows s ON s.result_id = r.id {where}"
+            "ORDER BY c.model, c.iteration, c.fingerprint, r.task, r.task_version, s.metric",
+            (*(models or ()), *(keys or ())),
         )
         return [ScoreRow._make((*row[:9], row[9] != 0, row[10], row[11] != 0, *row[12:])) for row in rows]
 
     def items(self, model: str, iteration: int) -> list[ItemRow]:
         """Item outcomes behind ``scores()`` of one current save, by task, metric and key."""
-        rows = self._rows(
-            "SELECT c.iteration, r.task, i.metric, i.key, i.value FROM item_rows i JOIN result_rows r "
-            "ON r.id = i.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id "
-            "WHERE c.model = ? AND c.iteration = ? AND c.superseded = 0 "
-            f"AND (c.model, r.task, r.task_version) IN ({newest_versions(False)}) ORDER BY r.task, i.metric, i.key",
+        found = []
+        for task, metric, content, form, packed in self._blocks(model, iteration):
+            keys, values = item_set(content)[0], unpacked(form, packed)
+            found += [ItemRow(iteration, task, metric, key, value) for key, value in zip(keys, values, strict=True)]
+        return found
+
+    def outcomes(self, model: str, iteration: int) -> dict[str, Outcomes]:
+        """The same by ``<task>.<metric>``, each item once."""
+        return {
+            f"{task}.{metric}": as_outcomes(*item_set(content), unpacked(form, packed))
+            for task, metric, content, form, packed in self._blocks(model, iteration)
+        }
+
+    def _blocks(self, model: str, iteration: int) -> list[Any]:
+        return self._rows(
+            "SELECT r.task, b.metric, k.content, b.form, b.outcomes FROM checkpoint_rows c "
+            "JOIN result_rows r ON r.checkpoint_id = c.id JOIN item_blocks b ON b.result_id = r.id "
+            "JOIN item_sets k ON k.id = b.set_id WHERE c.model = ? AND c.iteration = ? AND c.superseded = 0 "
+            f"AND {_DRAWN} ORDER BY r.task, b.metric",
             (model, iteration),
         )
-        return [ItemRow(*row) for row in rows]
+
+    def query(self, select: str, parameters: Sequence[Any] = ()) -> list[Any]:
+        """Rows of a SELECT on the published views (``scores``, ``checkpoints``, ``costs``, ``checkpoint_costs``)."""
+        return self._rows(select, parameters)
 
     # Outbox and settings
 
     def outbox_pending(self, sink: str) -> list[OutboxRow]:
-        """What ``sink`` has not been given yet, by model and iteration. Superseded saves are no longer sent."""
+        """What ``sink`` has not been given yet, by model and iteration. Superseded saves are no longer sent.
+
+        A sink that asks for the first time is due everything.
+        """
+        with self._writing() as connection:
+            connection.execute(
+                "INSERT INTO outbox (sink, result_id, enqueued_at) SELECT ?1, id, ?2 FROM result_rows "
+                "WHERE id > (SELECT COALESCE(MAX(result_id), 0) FROM outbox WHERE sink = ?1) ON CONFLICT DO NOTHING",
+                (sink, time.time()),
+            )
         rows = self._rows(
             "SELECT o.id, o.sink, c.model, c.iteration, c.fingerprint, r.task, r.task_version FROM outbox o "
             "JOIN result_rows r ON r.id = o.result_id JOIN checkpoint_rows c ON c.id = r.checkpoint_id "
@@ -339,54 +277,16 @@ class Ledger:
         return taken_in
 
 
-def _storable(text: str | None) -> str | None:
-    """``text`` with a question mark for what is no character: bytes of a file name that are not UTF-8."""
-    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
+_DRAWN = (
+    "EXISTS (SELECT 1 FROM newest_versions v WHERE v.model = c.model AND v.task = r.task "
+    "AND v.task_version = r.task_version)"
+)
+_DRAWN_EVER = (  # also of saves that were superseded
+    "(c.model, r.task, r.task_version) IN (SELECT c2.model, r2.task, r2.task_version FROM result_rows r2 "
+    "JOIN checkpoint_rows c2 ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 "
+    "JOIN checkpoint_rows c3 ON c3.id = r3.checkpoint_id GROUP BY c3.model, r3.task))"
+)
 
 
-def _find(connection: sqlite3.Connection, ref: CheckpointRef) -> int | None:
-    row = connection.execute(
-        "SELECT id FROM checkpoint_rows WHERE model = ? AND iteration = ? AND fingerprint = ?",
-        (ref.model, ref.iteration, ref.fingerprint),
-    ).fetchone()
-    return None if row is None else int(row[0])
-
-
-def _checkpoint_id(connection: sqlite3.Connection, ref: CheckpointRef) -> int:
-    known = _find(connection, ref)
-    return _note_checkpoint(connection, ref, "evaluated", None) if known is None else known
-
-
-def _note_checkpoint(connection: sqlite3.Connection, ref: CheckpointRef, state: str, error: str | None) -> int:
-    now = time.time()
-    connection.execute(
-        "INSERT INTO checkpoint_rows (model, iteration, fingerprint, path, tokens, state, error, found_at, updated_at) "
-        "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (model, iteration, fingerprint) DO UPDATE SET "
-        "path = excluded.path, tokens = COALESCE(excluded.tokens, tokens), state = excluded.state, "
-        "error = excluded.error, updated_at = excluded.updated_at",
-        (ref.model, ref.iteration, ref.fingerprint, _storable(ref.path), ref.tokens, state, _storable(error), now, now),
-    )
-    connection.execute(
-        "UPDATE checkpoint_rows SET superseded = (fingerprint <> ?) WHERE model = ? AND iteration = ?",
-        (ref.fingerprint, ref.model, ref.iteration),
-    )
-    known = _find(connection, ref)
-    assert known is not None
-    return known
-
-
-def _note_task(
-    connection: sqlite3.Connection,
-    checkpoint_id: int,
-    task: str,
-    version: str,
-    state: str,
-    error: str | None,
-    log: str | None,
-) -> None:
-    connection.execute(
-        "INSERT INTO task_rows (checkpoint_id, task, version, state, attempts, error, log, updated_at) "
-        "VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8) ON CONFLICT (checkpoint_id, task, version) DO UPDATE SET "
-        "state = ?4, attempts = attempts + ?5, error = ?6, log = COALESCE(?7, log), updated_at = ?8",
-        (checkpoint_id, task, version, state, int(state == "running"), _storable(error), _storable(log), time.time()),
-    )
+def _marks(values: Sequence[str]) -> str:
+    return ", ".join("?" * len(values))

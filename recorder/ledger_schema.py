@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 from pathlib import Path
+
+from recorder.ledger_items import into_blocks
 
 BUSY_SECONDS = 30.0
 QUICK_CHECK_BYTES = 64 * 2**20  # above this a check at every opening would be felt
@@ -91,7 +94,79 @@ FROM score_rows s JOIN result_rows r ON r.id = s.result_id JOIN checkpoint_rows 
 CREATE VIEW checkpoints AS SELECT model, iteration, path, fingerprint, state, error FROM checkpoint_rows;
 """
 
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
+_MESSAGES = """
+CREATE TABLE messages (
+    id INTEGER PRIMARY KEY,
+    channel TEXT NOT NULL,
+    key TEXT NOT NULL,
+    content TEXT NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('pending', 'sending', 'sent', 'refused', 'dropped')),
+    queued_at REAL NOT NULL,
+    tried_at REAL,
+    note TEXT,
+    UNIQUE (channel, key)
+);
+"""
+
+_ITEM_BLOCKS = """
+CREATE TABLE item_sets (
+    id INTEGER PRIMARY KEY,
+    digest TEXT NOT NULL UNIQUE,
+    content BLOB NOT NULL
+);
+CREATE TABLE item_blocks (
+    id INTEGER PRIMARY KEY,
+    result_id INTEGER NOT NULL REFERENCES result_rows (id),
+    metric TEXT NOT NULL,
+    set_id INTEGER NOT NULL REFERENCES item_sets (id),
+    form TEXT NOT NULL CHECK (form IN ('bits', 'doubles')),
+    outcomes BLOB NOT NULL,
+    UNIQUE (result_id, metric)
+);
+"""
+
+# The version of each model's task that is drawn: the one recorded last on a save that still counts.
+_NEWEST_VERSIONS = """
+CREATE TABLE newest_versions (
+    model TEXT NOT NULL,
+    task TEXT NOT NULL,
+    task_version TEXT NOT NULL,
+    PRIMARY KEY (model, task)
+) WITHOUT ROWID;
+INSERT INTO newest_versions
+SELECT c.model, r.task, r.task_version FROM result_rows r JOIN checkpoint_rows c ON c.id = r.checkpoint_id
+WHERE r.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 ON c3.id = r3.checkpoint_id
+               WHERE c3.superseded = 0 GROUP BY c3.model, r3.task);
+"""
+
+# What each result has cost, and each save: recorder/costs.py says what the columns count.
+_COSTS = """
+CREATE VIEW costs AS
+SELECT c.model, c.iteration, c.fingerprint, r.task, r.task_version, r.source, c.superseded,
+       json_extract(r.cost, '$.prompt_tokens') AS prompt_tokens,
+       json_extract(r.cost, '$.unique_tokens') AS unique_tokens,
+       json_extract(r.cost, '$.computed_tokens') AS computed_tokens,
+       json_extract(r.cost, '$.generated_tokens') AS generated_tokens,
+       json_extract(r.cost, '$.seconds') AS seconds,
+       json_extract(r.cost, '$.wall_seconds') AS wall_seconds,
+       COALESCE(json_extract(r.cost, '$.device_seconds'), json_extract(r.cost, '$.wall_seconds')) AS device_seconds,
+       json_extract(r.cost, '$.tokens_per_second') AS tokens_per_second,
+       json_extract(r.cost, '$.peak_memory_bytes') AS peak_memory_bytes,
+       r.finished_at
+FROM result_rows r JOIN checkpoint_rows c ON c.id = r.checkpoint_id;
+
+CREATE VIEW checkpoint_costs AS
+SELECT model, iteration, fingerprint, superseded, COUNT(*) AS tasks, SUM(prompt_tokens) AS prompt_tokens,
+       SUM(unique_tokens) AS unique_tokens, SUM(computed_tokens) AS computed_tokens,
+       SUM(generated_tokens) AS generated_tokens, SUM(seconds) AS seconds, SUM(wall_seconds) AS wall_seconds,
+       SUM(device_seconds) AS device_seconds, SUM(computed_tokens) / NULLIF(SUM(seconds), 0) AS tokens_per_second,
+       MAX(peak_memory_bytes) AS peak_memory_bytes
+FROM costs GROUP BY model, iteration, fingerprint;
+"""
+
+Step = str | Callable[[sqlite3.Connection], None]  # SQL statements, or what they cannot say
+
+MIGRATIONS: tuple[Step, ...] = (_FIRST, _MESSAGES, _ITEM_BLOCKS, into_blocks, _NEWEST_VERSIONS, _COSTS)
 
 
 def open_database(path: Path) -> sqlite3.Connection:
@@ -114,16 +189,6 @@ def open_database(path: Path) -> sqlite3.Connection:
         connection.close()
         raise
     return connection
-
-
-def newest_versions(include_superseded: bool) -> str:
-    """The query of the (model, task, task_version) that were recorded last, one for each model and task."""
-    return (
-        "SELECT c2.model, r2.task, r2.task_version FROM result_rows r2 JOIN checkpoint_rows c2 "
-        "ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 JOIN checkpoint_rows c3 "
-        f"ON c3.id = r3.checkpoint_id {'' if include_superseded else 'WHERE c3.superseded = 0 '}"
-        "GROUP BY c3.model, r3.task)"
-    )
 
 
 def move_aside(path: Path) -> Path:
@@ -149,6 +214,9 @@ def _migrate(connection: sqlite3.Connection) -> None:
         if done > len(MIGRATIONS):
             raise RuntimeError(f"schema version {done}, but this program knows only {len(MIGRATIONS)}: update it")
         for step in MIGRATIONS[done:]:
+            if not isinstance(step, str):
+                step(connection)
+                continue
             for statement in step.split(";\n"):
                 if statement.strip():
                     connection.execute(statement)

@@ -44,11 +44,15 @@ class Score:
 
 @dataclass(frozen=True)
 class Item:
-    """One sample's outcome for one metric; ``key`` is the same for every checkpoint, so that items can be paired."""
+    """One sample's outcome for one metric; ``key`` is the same for every checkpoint, so that items can be paired.
+
+    ``cluster`` names what the item shares with others (a passage, a subject): such outcomes are not independent.
+    """
 
     key: str
     metric: str
     value: float
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,11 @@ class ResultFileError(ValueError):
 
 def write_result(path: Path | str, result: TaskResult) -> None:
     """Write ``result`` atomically; non-finite numbers are refused (``ValueError``)."""
-    write_json(path, {"format": FORMAT, **asdict(result)})
+    content = {"format": FORMAT, **asdict(result)}
+    for item in content["items"]:
+        if item["cluster"] is None:  # most items are alone, and there are many
+            del item["cluster"]
+    write_json(path, content)
 
 
 def read_result(path: Path | str) -> TaskResult:
@@ -127,6 +135,8 @@ def mistakes(result: TaskResult) -> Iterator[str]:
     for item in result.items:
         if not (_is_text(item.key) and _is_text(item.metric) and _is_finite(item.value)):
             yield f"items: {item.key!r}: {item.metric!r}: expected a finite number, found {item.value!r}"
+        if not (item.cluster is None or _is_text(item.cluster)):
+            yield f"items: {item.key!r}: cluster: expected a text, found {item.cluster!r}"
 
 
 def _is_text(value: object) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from recorder.baselines import Baseline
@@ -20,16 +21,40 @@ TAGS = ("evaluate", "summary")
 AXES = ("iteration", "tokens")
 
 Values = dict[str, float]
+Save = tuple[str, int, str]  # (model, iteration, fingerprint)
 
 
 @dataclass(frozen=True)
-class RowToSend:
-    """One history row of a model's run, and the outbox entries that are settled by it."""
+class Row:
+    """One history row: all ``values`` of a checkpoint, with iteration, tokens, average and the _stderr keys.
 
-    model: str
+    ``due`` names those that have not been published yet; the others need only be there.
+    """
+
     iteration: int
-    values: Values  # with iteration, tokens, average and the _stderr keys
-    outbox_ids: tuple[int, ...]
+    values: Values
+    due: frozenset[str]
+    outbox_ids: tuple[int, ...] = ()
+
+    def lacking(self, known: Mapping[tuple[int, str], float]) -> Values:
+        """What must be sent, with its axes, where ``known`` is shown already; empty when nothing must."""
+        lacking = {key for key in self.values if not _shown(known.get((self.iteration, key)), self, key)}
+        return {key: value for key, value in self.values.items() if key in lacking or key in AXES} if lacking else {}
+
+    def renamed(self, names: Mapping[str, str]) -> Row:
+        values = {names.get(key, key): value for key, value in self.values.items()}
+        return replace(self, values=values, due=frozenset(names.get(key, key) for key in self.due))
+
+
+def _shown(shown: float | None, row: Row, key: str) -> bool:
+    """Whether a value is on show. Of what was published before it is enough that there is one: another writer's
+    opinion is not fought over."""
+    return shown is not None and (key not in row.due or same_number(shown, row.values[key]))
+
+
+def same_number(one: float, other: float) -> bool:
+    """Equal but for the last digits that a server's way of writing numbers may cost."""
+    return math.isclose(one, other, rel_tol=1e-9, abs_tol=1e-12)
 
 
 def run_id(project: str, model: str, kind: str = "model") -> str:
@@ -56,36 +81,40 @@ def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
     return sum(values[key] for key in keys) / len(keys)
 
 
-def rows_to_send(
+def history_rows(
     pending: Sequence[OutboxRow],
     checkpoints: Sequence[CheckpointRow],
     tasks: Sequence[TaskRow],
     scores: Sequence[ScoreRow],
     baselines: Sequence[Baseline],
-) -> list[RowToSend]:
-    """One row per checkpoint that is through, by model and iteration, with the metrics that are not sent yet."""
+    costs: Mapping[Save, Mapping[str, float]],
+) -> dict[str, list[Row]]:
+    """Per model a row for every checkpoint that is through, by iteration. ``costs`` becomes ``cost/<name>``."""
     partial = incomplete(tasks, scores)
     through = {(c.model, c.iteration, c.fingerprint) for c in checkpoints if c.state in FINAL_STATES}
     main = _main_of_models(scores, baselines)
-    of_checkpoint: dict[tuple[str, int, str], list[ScoreRow]] = defaultdict(list)
+    of_save: dict[Save, list[ScoreRow]] = defaultdict(list)
     for score in scores:
-        of_checkpoint[score.model, score.iteration, score.fingerprint].append(score)
-    entries: dict[tuple[str, int, str], list[OutboxRow]] = defaultdict(list)
+        of_save[score.model, score.iteration, score.fingerprint].append(score)
+    entries: dict[Save, list[OutboxRow]] = defaultdict(list)
     for entry in pending:
-        if (entry.model, entry.iteration, entry.fingerprint) in through:
-            entries[entry.model, entry.iteration, entry.fingerprint].append(entry)
-    rows = []
-    for (model, iteration, fingerprint), waiting in sorted(entries.items()):
-        known = of_checkpoint[model, iteration, fingerprint]
+        entries[entry.model, entry.iteration, entry.fingerprint].append(entry)
+    rows: dict[str, list[Row]] = defaultdict(list)
+    for save in sorted(through & (of_save.keys() | entries.keys())):
+        model, iteration, _ = save
+        known, waiting = of_save[save], entries[save]
+        values = _values(known)
         wanted = {(entry.task, entry.task_version) for entry in waiting}
-        values = _values([score for score in known if (score.task, score.task_version) in wanted])
+        due = set(_values([score for score in known if (score.task, score.task_version) in wanted]))
         if values:
-            values |= _axes(iteration, known[0].tokens)
-            mean = average(_values(known), main.get(model, ()))
-            if mean is not None and (model, iteration, fingerprint) not in partial:
+            mean = average(values, main.get(model, ()))
+            if mean is not None and save not in partial:
                 values["average"] = mean
-        rows.append(RowToSend(model, iteration, values, tuple(entry.id for entry in waiting)))
-    return rows
+            values |= {f"cost/{name}": value for name, value in costs.get(save, {}).items()}
+            due |= {key for key in values if due and (key == "average" or key.startswith("cost/"))}
+            values |= _axes(iteration, known[0].tokens)
+        rows[model].append(Row(iteration, values, frozenset(due), tuple(entry.id for entry in waiting)))
+    return dict(rows)
 
 
 def incomplete(tasks: Sequence[TaskRow], scores: Sequence[ScoreRow]) -> set[tuple[str, int, str]]:
@@ -95,24 +124,11 @@ def incomplete(tasks: Sequence[TaskRow], scores: Sequence[ScoreRow]) -> set[tupl
     return {of[:3] for t in failed if (of := (t.model, t.iteration, t.fingerprint, t.task)) not in scored}
 
 
-def summary_of(
-    model: str,
-    tasks: Sequence[TaskRow],
-    scores: Sequence[ScoreRow],
-    baselines: Sequence[Baseline],
-    up_to: set[int],
-) -> Values:
-    """The summary of a model's run: the values of its highest iteration among ``up_to`` (those that W&B has)."""
-    own = [score for score in scores if score.model == model and score.iteration in up_to]
-    if not own:
-        return {}
-    newest = max(score.iteration for score in own)
-    known = [score for score in own if score.iteration == newest]
-    values = _values(known) | _axes(newest, known[0].tokens)
-    mean = average(values, _main_of_models(scores, baselines).get(model, ()))
-    if mean is None or (model, newest, known[0].fingerprint) in incomplete(tasks, scores):
-        return values
-    return values | {"average": mean}
+def summary_of(rows: Sequence[Row]) -> Values:
+    """The summary of a run: the values of its highest iteration, however late a lower one arrives."""
+    return max(
+        (row for row in rows if row.values), key=lambda row: row.iteration, default=Row(0, {}, frozenset())
+    ).values
 
 
 def versions_of(model: str, scores: Sequence[ScoreRow]) -> dict[str, str]:
@@ -120,8 +136,8 @@ def versions_of(model: str, scores: Sequence[ScoreRow]) -> dict[str, str]:
     return {score.task: score.task_version for score in scores if score.model == model}
 
 
-def in_own_columns(values: Values, model: str, scores: Sequence[ScoreRow], columns: Mapping[str, str]) -> Values:
-    """``values`` with other names for the tasks whose version is another than that in ``columns``.
+def own_columns(model: str, scores: Sequence[ScoreRow], columns: Mapping[str, str]) -> dict[str, str]:
+    """Other names for the metrics of tasks whose version is another than that in ``columns``.
 
     History that was sent cannot be taken back, so a second version goes into ``<task>@<version>.<metric>``, and the
     average over such tasks into ``average@<…>``: two versions are never drawn on one curve.
@@ -132,13 +148,13 @@ def in_own_columns(values: Values, model: str, scores: Sequence[ScoreRow], colum
         if columns.get(task, version) != version
     }
     if not changed:
-        return values
+        return {}
     names = {"average": f"average@{content_hash(changed)[:8]}"}
     for score in scores:
         if score.model == model and score.task in changed:
             names[metric_key(score)] = f"{changed[score.task]}.{score.metric}"
             names[f"{metric_key(score)}_stderr"] = f"{changed[score.task]}.{score.metric}_stderr"
-    return {names.get(key, key): value for key, value in values.items()}
+    return names
 
 
 def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> dict[str, tuple[str, ...]]:
@@ -150,7 +166,7 @@ def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -
     return {model: tuple(main[task] for task in sorted(names) if task in main) for model, names in tasks.items()}
 
 
-def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[Values]:
+def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[Row]:
     """The history rows of a baseline's run. Its average is over the main metrics of our tasks, if it has them all."""
     main = tuple(main_metrics(scores, baselines).values())
     rows = []
@@ -158,7 +174,8 @@ def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselin
         values = dict(row.values) | {f"{key}_stderr": value for key, value in row.stderrs.items()}
         mean = average(values, main)
         values |= _axes(row.iteration, row.tokens)
-        rows.append(values if mean is None else values | {"average": mean})
+        values |= {} if mean is None else {"average": mean}
+        rows.append(Row(row.iteration, values, frozenset(values)))
     return rows
 
 

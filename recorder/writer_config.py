@@ -28,11 +28,23 @@ class Benchmark(_Strict):
 
 
 class Evaluation(_Strict):
-    """One model's results: in HELM's output directory (``source: helm``), or here in ``eval_result``."""
+    """One model's results: here in ``eval_result`` (``source: file``), or where another program has written them.
+
+    ``path`` is a file, a directory or a glob pattern (``lm_eval``, ``opencompass``, ``ledger``); ``model`` which of
+    several models in it. ``metrics`` (patterns of ``<task>.<metric>``) says what is taken, ``iterations`` which rows.
+    ``chance`` (by pattern of the task) and ``groups`` (name: patterns of its members, {} for none) add to what is known.
+    """
 
     eval_type: Literal["helm", "icl", "gpt"] = "helm"
-    source: Literal["helm", "file"]
+    source: Literal["helm", "file", "lm_eval", "opencompass", "ledger"]
     model_name: str = Field(min_length=1)
+    path: str | None = None
+    model: str | None = None
+    metrics: list[str] = []
+    iterations: list[int] = []
+    chance: dict[str, FiniteFloat] = {}
+    groups: dict[str, str | list[str]] | None = None
+    percent: bool = True  # OpenCompass's figures are percentages
     token_num: FiniteFloat | None = None  # billions
     token_per_iteration: FiniteFloat | None = None  # billions
     default_iteration: int = 0
@@ -47,6 +59,11 @@ class Evaluation(_Strict):
             raise ValueError("source: file needs eval_result: {task: {metric: value}}")
         if self.source == "helm" and not (self.helm_output_dir and self.helm_suite_name and self.benchmarks):
             raise ValueError("source: helm needs helm_output_dir, helm_suite_name and benchmarks")
+        if self.source in ("lm_eval", "opencompass", "ledger") and not self.path:
+            raise ValueError(f"source: {self.source} needs path: a file, a directory or a glob pattern")
+        for task, level in self.chance.items():
+            if not 0.0 <= level < 1.0:
+                raise ValueError(f"chance.{task}: expected a share from 0 to below 1, found {level:g}")
         return self
 
 
@@ -65,6 +82,9 @@ class WriterConfig(_Strict):
     leaderboard_metrics: list[str] = []
     excluded_models: list[str] = []
     excluded_runs: list[str] = []
+    leaderboard_iterations: dict[str, int | Literal["latest", "best"]] = {}
+    scoring: Literal["chance", "minmax"] = "chance"
+    report: bool = True  # with the leaderboard also report.html
 
     @model_validator(mode="after")
     def _names_each_model_once(self) -> WriterConfig:
@@ -83,8 +103,8 @@ class WriterConfig(_Strict):
         return "online" if named else "offline"
 
 
-def read_config(path: Path) -> WriterConfig:
-    """Raises ``WriterConfigError``."""
+def read_config(path: Path, *, may_be_empty: bool = False) -> WriterConfig:
+    """Raises ``WriterConfigError``, also when nothing is asked for, unless that ``may_be_empty``."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -95,7 +115,7 @@ def read_config(path: Path) -> WriterConfig:
         config = WriterConfig.model_validate(content)
     except ValidationError as error:
         raise WriterConfigError("\n".join(_explain(path, dict(problem)) for problem in error.errors())) from None
-    if not config.evals and not config.leaderboard:
+    if not (config.evals or config.leaderboard or may_be_empty):
         raise WriterConfigError(f"{path}: nothing to do: expected evals: [...] or leaderboard: true")
     return config
 

@@ -28,6 +28,7 @@ MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 # All ranks of one save end together; a longer pause between two files means that they are of two saves.
 PAUSE_SECONDS = 300.0
 # The second is of the first distributed optimizer (2022), which was saved in directories of its own.
+ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
 RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before 1.6
 _MODEL_KEY = re.compile(r"model\d*\.")
@@ -121,7 +122,12 @@ def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
 
 
 def check_huggingface(directory: Path, sizes: Sizes) -> Disorder:
-    """``config.json`` parses; the index and every shard it names are there and as long as their headers say."""
+    """``config.json`` parses; the index and every shard it names are there and as long as their headers say.
+
+    Without a ``config.json`` it may be an adapter (PEFT): its configuration parses, its weights are whole.
+    """
+    if "config.json" not in sizes and "adapter_config.json" in sizes:
+        return _check_adapter(directory, sizes)
     _json(directory / "config.json")
     for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if index in sizes:
@@ -148,6 +154,19 @@ def check_huggingface(directory: Path, sizes: Sizes) -> Disorder:
     if begun.ns > PAUSE_SECONDS * 1e9:  # some write it last, but not long after
         return begun
     return _disorder(sizes, shards, index) if index else Disorder()
+
+
+def _check_adapter(directory: Path, sizes: Sizes) -> Disorder:
+    """PEFT writes the weights, then the configuration."""
+    _json(directory / "adapter_config.json")
+    weights = next((name for name in ADAPTER_WEIGHTS if name in sizes), None)
+    if weights is None:
+        raise MissingError("no adapter weights yet")
+    if weights.endswith(".safetensors"):
+        _check_safetensors(directory / weights, sizes[weights][0])
+    else:
+        _check_zip(directory / weights, *sizes[weights])
+    return Disorder()
 
 
 def _disorder(sizes: Sizes, before: Iterable[str], mark: str) -> Disorder:

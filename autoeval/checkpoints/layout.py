@@ -28,7 +28,9 @@ _WEIGHTS = {
     "torch_dist": _DCP_WEIGHTS,
     "fsdp_dtensor": _DCP_WEIGHTS,
     "torch": re.compile(r"mp_rank_[\d_]+/model_(optim_)?rng\.pt"),
-    "huggingface": re.compile(r"config\.json|[^/]*\.index\.json|[^/]*\.safetensors|pytorch_model[^/]*\.bin"),
+    "huggingface": re.compile(
+        r"(adapter_)?config\.json|[^/]*\.index\.json|[^/]*\.safetensors|(pytorch|adapter)_model[^/]*\.bin"
+    ),
 }
 
 
@@ -158,7 +160,7 @@ def format_by_names(directory: Path, listing: Listing) -> Format:
         return "torch"
     if ".metadata" in names or any(name.endswith(".distcp") for name in names):
         return "torch_dist"
-    if "config.json" in names:
+    if "config.json" in names or "adapter_config.json" in names:
         return "huggingface"
     return "unknown"
 

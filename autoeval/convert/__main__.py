@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _convert(options: argparse.Namespace) -> Receipt:
     from autoeval.convert import ExpectedLoss, convert
+    from autoeval.convert.source import iteration_directory
     from autoeval.convert.tokenizer import tokenizer_source
 
     expected = None
@@ -57,7 +58,7 @@ def _convert(options: argparse.Namespace) -> Receipt:
         expected = ExpectedLoss(options.expected_loss, options.held_out_text, options.loss_tolerance)
     with _Bar() as progress:
         return convert(
-            _iteration_directory(options.checkpoint_dir, options.iteration),
+            iteration_directory(options.checkpoint_dir, options.iteration),
             options.output_dir,
             tokenizer=tokenizer_source(options.tokenizer) if options.tokenizer else None,
             dtype=options.dtype,
@@ -130,29 +131,6 @@ def _size(text: str) -> int:
     if not found or int(found[1]) == 0:
         raise argparse.ArgumentTypeError(f"{text!r}: expected a size like 5GB, 500MB or 2GiB")
     return int(int(found[1]) * (1024 if found[3] else 1000) ** " KMGT".index(found[2].upper() or " "))
-
-
-def _iteration_directory(directory: Path, iteration: int | None) -> Path:
-    """``directory`` itself when it is one iteration's, otherwise the one asked for or named by the tracker."""
-    from autoeval.checkpoints.layout import TRACKER, iteration_of, look_at_tracker
-    from autoeval.convert import ConversionError
-    from autoeval.convert.source import is_checkpoint
-
-    if not directory.is_dir():
-        raise ConversionError(f"{directory}: there is no such directory")
-    if is_checkpoint(directory) or iteration_of(directory.name) is not None:
-        if iteration is not None and directory.resolve().name != f"iter_{iteration:07d}":
-            raise ConversionError(f"{directory}: is not iteration {iteration}")
-        return directory
-    if iteration is None:
-        tracker = look_at_tracker(directory)
-        if tracker.value is None:
-            why = tracker.problem or f"{directory / TRACKER} is not there"
-            raise ConversionError(f"{why}; give --iteration or an iter_ directory")
-        if tracker.value == "release":
-            return directory / "release"
-        iteration = tracker.value
-    return directory / f"iter_{iteration:07d}"
 
 
 class _Bar:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autoeval.convert import buffers
@@ -18,7 +18,7 @@ from autoeval.convert.preparation import Prepared, changed, check_dtype, fingerp
 from autoeval.convert.receipt import Receipt, read_receipt, receipt_of, write_receipt
 from autoeval.convert.tokenizer import TokenizerSource
 from autoeval.convert.workplace import Workplace, quarantine
-from autoeval.convert.writer import SHARD_BYTES, Progress, Written, check_layout, size_of, write_model
+from autoeval.convert.writer import SHARD_BYTES, Progress, Receiver, Written, check_layout, size_of, write_model
 
 _TOKENIZER_ROOM = 32 * 1024**2
 
@@ -33,13 +33,14 @@ def convert(
     expected_loss: ExpectedLoss | None = None,
     verify: bool = False,
     progress: Progress | None = None,
+    receiver: Receiver | None = None,
 ) -> Receipt:
     """Convert the iteration directory ``source`` to ``output``; a conversion made before is reused by its receipt.
 
     ``dtype`` is ``auto`` (as stored), ``float32``, ``bfloat16`` or ``float16``. Without a tokenizer the padded
     vocabulary is kept. ``expected_loss`` measures the model on a text, ``verify`` compares it with Megatron (which
     starts Megatron's parallel state in this process); what they find is in the receipt. ``progress`` is called with
-    bytes written and bytes in all.
+    bytes written and bytes in all. ``receiver`` is given the tensors on their way, unless they were written before.
 
     Raises ``ConversionError``; then ``output`` is as it was. Its kinds: ``SourceChanged``, ``OutputError`` (both worth
     another try) and ``Quarantined`` (a check failed; nothing may be scored, what was made is moved aside).
@@ -60,7 +61,8 @@ def convert(
         here = place.directory
         with _blaming(source, before, here, output):
             prepared = prepare(source, tokenizer, dtype, here)
-            written = _write(prepared, here, output, max_shard_bytes, progress)
+            tee = None if receiver is None else _Tee(receiver, source, before)
+            written = _write(prepared, here, output, max_shard_bytes, progress, tee)
         if changed(source, before):
             raise SourceChanged(f"{source}: changed while it was read; the conversion is discarded")
         receipt = receipt_of(prepared, written.digests, before, dtype, tokenizer, started)
@@ -99,7 +101,34 @@ def _check_space(directory: Path, needed: int) -> None:
         )
 
 
-def _write(prepared: Prepared, here: Path, output: Path, max_shard_bytes: int, progress: Progress | None) -> Written:
+@dataclass(frozen=True)
+class _Tee:
+    """``receiver``, which is told of the end only when ``source`` is still the save that it was ``before``."""
+
+    receiver: Receiver
+    source: Path
+    before: str
+
+    def begin(self, directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+        return self.receiver.begin(directory, shapes)
+
+    def take(self, name: str, dtype: str, content: memoryview) -> None:
+        self.receiver.take(name, dtype, content)
+
+    def end(self) -> None:
+        if changed(self.source, self.before):
+            raise SourceChanged(f"{self.source}: changed while it was read; the conversion is discarded")
+        self.receiver.end()
+
+
+def _write(
+    prepared: Prepared,
+    here: Path,
+    output: Path,
+    max_shard_bytes: int,
+    progress: Progress | None,
+    receiver: Receiver | None = None,
+) -> Written:
     from transformers import GenerationConfig
 
     config = prepared.config
@@ -112,8 +141,12 @@ def _write(prepared: Prepared, here: Path, output: Path, max_shard_bytes: int, p
     if progress:
         progress(0, size)  # the caller may make room now
     _check_space(here, size)
+    if receiver is not None and not receiver.begin(here, {tensor.name: tensor.shape for tensor in tensors}):
+        receiver = None
     try:
-        written = write_model(here, tensors, dtype, max_shard_bytes=max_shard_bytes, progress=progress)
+        written = write_model(
+            here, tensors, dtype, max_shard_bytes=max_shard_bytes, progress=progress, receiver=receiver
+        )
     finally:
         buffers.release()
     try:

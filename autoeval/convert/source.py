@@ -81,3 +81,27 @@ def open_source(path: Path) -> Source:
     raise ConversionError(
         f"{path}: no Megatron checkpoint (expected metadata.json, mp_rank_* directories or .metadata)"
     )
+
+
+def iteration_directory(directory: Path, iteration: int | None = None) -> Path:
+    """``directory`` itself when it is one iteration's, otherwise the one asked for or named by the tracker.
+
+    Raises ``ConversionError`` that says what is not there.
+    """
+    from autoeval.checkpoints.layout import TRACKER, iteration_of, look_at_tracker
+
+    if not directory.is_dir():
+        raise ConversionError(f"{directory}: there is no such directory")
+    if is_checkpoint(directory) or iteration_of(directory.name) is not None:
+        if iteration is not None and directory.resolve().name != f"iter_{iteration:07d}":
+            raise ConversionError(f"{directory}: is not iteration {iteration}")
+        return directory
+    if iteration is None:
+        tracker = look_at_tracker(directory)
+        if tracker.value is None:
+            why = tracker.problem or f"{directory / TRACKER} is not there"
+            raise ConversionError(f"{why}; give --iteration or an iter_ directory")
+        if tracker.value == "release":
+            return directory / "release"
+        iteration = tracker.value
+    return directory / f"iter_{iteration:07d}"

@@ -15,14 +15,14 @@ import json
 import math
 import os
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import xxhash
 
@@ -44,6 +44,21 @@ _EDGE = 4096
 _END: Any = object()
 
 Progress = Callable[[int, int], None]
+
+
+class Receiver(Protocol):
+    """Takes a model's tensors while they are written: who wants them at once need not read them back.
+
+    ``begin``: configuration and tokenizer are in ``directory``, tensors of these ``shapes`` follow; false: they are not
+    wanted. ``take``: the next bytes of tensor ``name``, stored as ``dtype``. ``end``: all were given, and the source
+    is as it was at the beginning; the files are not on the disk yet.
+    """
+
+    def begin(self, directory: Path, shapes: Mapping[str, tuple[int, ...]]) -> bool: ...
+
+    def take(self, name: str, dtype: str, content: memoryview) -> None: ...
+
+    def end(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -88,6 +103,7 @@ def write_model(
     *,
     max_shard_bytes: int = SHARD_BYTES,
     progress: Progress | None = None,
+    receiver: Receiver | None = None,
 ) -> Written:
     """Write all tensors as ``dtype``; ``progress`` is called with bytes done and bytes in all.
 
@@ -101,20 +117,25 @@ def write_model(
         else [f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)]
     )
     total, done = size_of(tensors, dtype), 0
+    dtypes = {tensor.name: tensor.dtype or dtype for tensor in tensors}
     digests: dict[str, str] = {}
     edges: dict[str, str] = {}
     for name, shard in zip(names, shards, strict=True):
         with _ShardFile(directory / name) as file, closing(_ahead(_read_all(shard, dtype), _AHEAD)) as pieces:
             file.write(_header(shard, dtype))
             for tensor, group in groupby(pieces, key=itemgetter(0)):
-                digest = _Digest()
+                digest, stored = _Digest(), dtypes[tensor]
                 for _, chunk in group:
                     digest.update(chunk)
+                    if receiver:
+                        receiver.take(tensor, stored, chunk)
                     file.write(chunk)
                     done += len(chunk)
                     if progress:
                         progress(done, total)
                 digests[tensor], edges[tensor] = digest.whole.hexdigest(), digest.edges()
+            if receiver and shard is shards[-1]:
+                receiver.end()  # before the disk is waited for
     if len(shards) > 1:
         places = {t.name: name for name, shard in zip(names, shards, strict=True) for t in shard}
         index = {"metadata": {"total_size": total}, "weight_map": places}

@@ -134,10 +134,13 @@ def load_cmrc(source: Source, path: str) -> Splits:
     return {"test": rows}
 
 
-def load_tnews(source: Source, path: str, labels: Mapping[str, str] | None = None) -> Splits:
-    """FewCLUE's TNEWS -> sentence, label_desc, letter. ``labels``: from label_desc to its Chinese name, in order.
+def load_tnews(
+    source: Source, path: str | Sequence[str], labels: Mapping[str, str] | None = None, keywords: bool = False
+) -> Splits:
+    """TNEWS (CLUE's or FewCLUE's) -> sentence, label_desc, letter, keywords as in the file.
 
-    Without them OpenCompass's names and order are taken, and rows have the name as label_desc2.
+    ``labels``: from label_desc to its Chinese name, in order; without them OpenCompass's names and order are taken, and
+    rows have the name as label_desc2. ``keywords`` leaves out the headlines whose file entry names no keyword.
     """
     named = {label: {"label_desc2": text} for label, text in TNEWS_LABELS.items()} if labels is None else {}
     labels = TNEWS_LABELS if labels is None else labels
@@ -147,6 +150,8 @@ def load_tnews(source: Source, path: str, labels: Mapping[str, str] | None = Non
     for row in read_jsonl(source.find(path)):
         if row["label_desc"] not in letters:
             raise DatasetError(f"{row.where}: label_desc {row['label_desc']!r} is none of {', '.join(labels)}")
+        if keywords and not row["keywords"].strip():
+            continue
         rows.append(
             made(
                 row,

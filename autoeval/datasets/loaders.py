@@ -27,7 +27,9 @@ from autoeval.datasets.benchmarks import (
     made,
     with_labels,
 )
+from autoeval.datasets.messages import load_messages
 from autoeval.datasets.names import class_name, look_up
+from autoeval.datasets.natural_instructions import load_natural_instructions
 from autoeval.datasets.opencompass import understood
 from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_json, read_jsonl
 from autoeval.datasets.variants import VARIANTS, adapted
@@ -35,7 +37,7 @@ from autoeval.datasets.variants import VARIANTS, adapted
 logger = logging.getLogger(__name__)
 
 Splits = dict[str, list[Row]]
-Paths = str | Mapping[str, str]
+Paths = str | Sequence[str] | Mapping[str, str]
 
 # MMLU's subjects are those its development files name; this many make the whole benchmark.
 MMLU_SUBJECTS = 57
@@ -271,7 +273,9 @@ LOADERS: dict[str, Callable[..., Splits]] = {
     "eprstmtDataset": load_jsonl,
     "M3KEDataset": load_m3ke,
     "HumanevalDataset": load_humaneval,
+    "MessagesDataset": load_messages,
     "NarrativeQADataset": load_narrativeqa,
+    "NaturalInstructionsDataset": load_natural_instructions,
     "WinogradDataset": load_winograd,
     "TextDataset": load_text,
 }
@@ -311,7 +315,7 @@ def test_rows(splits: Splits, name: str) -> list[Row]:
 
 
 def _per_split(source: Source, path: Paths, read: Callable[[Path], list[Row]]) -> Splits:
-    paths = {"test": path} if isinstance(path, str) else path
+    paths = path if isinstance(path, Mapping) else {"test": path}
     return {split: read(source.find(file)) for split, file in paths.items()}
 
 

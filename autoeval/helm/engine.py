@@ -113,7 +113,8 @@ def _completion(
     request: Request, echoed: Sequence[float], output: _Output, prompt: Sequence[int], text_of: _TokenTexts
 ) -> GeneratedOutput:
     text, ids, logprobs, finish_reason = output
-    pairs = list(zip(ids, logprobs, strict=True))
+    # A server tells no log-probabilities of what it generates; HELM's own clients then say 0 too.
+    pairs = list(zip(ids, logprobs or (0.0,) * len(ids), strict=True))
     if request.echo_prompt:
         text = request.prompt + text
         pairs = [*zip(prompt, echoed, strict=True), *pairs]

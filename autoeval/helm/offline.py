@@ -2,7 +2,8 @@
 
 HELM scenarios download what is missing with urllib, ``wget``, ``gdown`` or the Hugging Face hub, and nltk downloads at
 import. On a machine without network some of these wait for minutes. Inside ``offline`` all of them fail at once: the
-proxy variables point at a port of this machine where nothing listens, and the hub is in its offline mode.
+proxy variables point at a port of this machine where nothing listens, and the hub is in its offline mode. This machine
+itself, and the host of a model that is a server, stay within reach.
 """
 
 from __future__ import annotations
@@ -26,15 +27,19 @@ _LOGGER = logging.getLogger("autoeval.helm")
 
 _DEAD_PROXY = "http://127.0.0.1:9"  # the discard port; refused at once
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
 _OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
 
 
 @contextlib.contextmanager
-def offline() -> Iterator[None]:
-    """Nothing inside the block reaches the network; the environment is as before afterwards."""
+def offline(*reachable: str) -> Iterator[None]:
+    """Inside the block nothing reaches the network but this machine and the hosts in ``reachable``.
+
+    The environment is as before afterwards.
+    """
     changes: dict[str, str | None] = dict.fromkeys(_PROXY_VARIABLES, _DEAD_PROXY)
     changes |= _OFFLINE_VARIABLES
-    changes |= {"no_proxy": None, "NO_PROXY": None}
+    changes |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join((*_THIS_MACHINE, *reachable)))
     before = {name: os.environ.get(name) for name in changes}
     _set_environment(changes)
     urllib.request.install_opener(None)  # the next call builds one that sees the proxies

@@ -23,21 +23,21 @@ from helm.benchmark.run_spec import RunSpec
 from helm.benchmark.runner import downsample_eval_instances
 from helm.benchmark.scenarios.scenario import (
     EVAL_SPLITS,
-    Instance,
     Scenario,
     get_scenario_cache_path,
     with_instance_ids,
 )
-from helm.common.codec import from_json, to_json_single_line
 from helm.common.general import asdict_without_nones
 
+from autoeval.helm.pickles import refuse_unsafe_pickles
+from autoeval.helm.plain import Plain, instances_from, pack_states, unpack_states
 from autoeval.helm.spec import helm_version
 from recorder.files import write_atomic
 
 if TYPE_CHECKING:
     from helm.benchmark.runner import Runner
 
-FORMAT = 1
+FORMAT = 2
 
 
 def instances_file(output_path: Path, scenario: str, arguments: dict[str, Any]) -> Path:
@@ -52,11 +52,13 @@ def build_request_states(runner: Runner, spec: RunSpec, scenario: Scenario) -> l
     output_path = Path(runner.output_path)
     staged = instances_file(output_path, scenario.name, spec.scenario_spec.args)
     if staged.is_file():
-        instances = from_json(staged.read_bytes(), list[Instance])
+        instances = instances_from(json.loads(staged.read_bytes()))
     else:
-        instances = scenario.get_instances(get_scenario_cache_path(str(output_path), scenario.name))
+        place = get_scenario_cache_path(str(output_path), scenario.name)
+        refuse_unsafe_pickles(Path(place))
+        instances = scenario.get_instances(place)
         if runner.cache_instances:
-            write_atomic(staged, json.dumps([asdict_without_nones(instance) for instance in instances], indent=2))
+            write_atomic(staged, json.dumps(Plain()(instances), indent=2))
     if any(instance.id is None for instance in instances):
         instances = with_instance_ids(instances)
     limit = spec.adapter_spec.max_eval_instances
@@ -80,21 +82,17 @@ class PromptStore:
         if path is None or not path.is_file():
             return None
         try:
-            stamp, _, states = path.read_text(encoding="utf-8").partition("\n")
+            stamp, _, packed = path.read_text(encoding="utf-8").partition("\n")
             if stamp != self._stamp(spec, scenario):
                 return None
-            kept = _with_shared_instances(states)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
+            return unpack_states(json.loads(packed), spec.adapter_spec.model, spec.adapter_spec.model_deployment)
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
             return None
-        model, deployment = spec.adapter_spec.model, spec.adapter_spec.model_deployment
-        return [
-            replace(state, request=replace(state.request, model=model, model_deployment=deployment)) for state in kept
-        ]
 
     def store(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any, states: list[RequestState]) -> None:
         path = self._path(spec, scenario, window, tokenizer)
-        if path is not None and not any(state.request.multimodal_prompt for state in states):
-            write_atomic(path, self._stamp(spec, scenario) + "\n" + to_json_single_line(states))
+        if path is not None and all(map(_is_text, states)):
+            write_atomic(path, f"{self._stamp(spec, scenario)}\n{json.dumps(pack_states(states))}")
 
     def _path(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> Path | None:
         fingerprint = self._fingerprint(tokenizer)
@@ -138,15 +136,9 @@ class PromptStore:
         return digest.hexdigest()
 
 
-def _with_shared_instances(text: str) -> list[RequestState]:
-    """States from JSON. HELM knows an instance by identity: all requests about one must hold the same object."""
-    instances: dict[str, Instance] = {}
-    states = []
-    for raw in json.loads(text):
-        key = json.dumps(raw["instance"], sort_keys=True)
-        state = from_json(json.dumps(raw), RequestState)
-        states.append(replace(state, instance=instances.setdefault(key, state.instance)))
-    return states
+def _is_text(state: RequestState) -> bool:
+    request = state.request
+    return not (request.multimodal_prompt or request.image_generation_parameters or request.response_format)
 
 
 def _files(directory: str) -> Iterator[str]:

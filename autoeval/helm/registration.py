@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from autoeval.models.requests import LanguageModel
@@ -29,10 +28,11 @@ def usable_window(model: LanguageModel) -> int:
 
 
 @contextmanager
-def registered(model: LanguageModel, *, name: str, tokenizer_path: Path) -> Iterator[None]:
+def registered(model: LanguageModel, *, name: str) -> Iterator[None]:
     """HELM knows ``model`` as ``name`` (from ``helm_model_name``) inside the block, and nothing of it afterwards.
 
-    Raises ``ValueError`` when the name is taken: two models under one name would share HELM's caches.
+    Raises ``ValueError`` when the name is taken (two models under one name would share HELM's caches), and for a server
+    without a local tokenizer: HELM counts tokens to fit prompts into the window.
     """
     from helm.benchmark import model_deployment_registry as deployments
     from helm.benchmark import model_metadata_registry as metadata
@@ -42,9 +42,11 @@ def registered(model: LanguageModel, *, name: str, tokenizer_path: Path) -> Iter
 
     if name in ENGINES or name in deployments.DEPLOYMENT_NAME_TO_MODEL_DEPLOYMENT:
         raise ValueError(f"HELM already knows a model {name!r}; every checkpoint needs its own name")
+    if not hasattr(model.tokenizer, "num_special_tokens_to_add"):
+        raise ValueError("HELM counts tokens, and this model has no tokenizer here; give the server's tokenizer_path")
     ENGINES[name] = model
     try:
-        tokenizers.register_tokenizer_config(_tokenizer_config(name, tokenizer_path, model.tokenizer))
+        tokenizers.register_tokenizer_config(_tokenizer_config(name, model.tokenizer))
         metadata.register_model_metadata(metadata.get_unknown_model_metadata(name))
         deployments.register_model_deployment(
             deployments.ModelDeployment(
@@ -60,16 +62,13 @@ def registered(model: LanguageModel, *, name: str, tokenizer_path: Path) -> Iter
         _forget(name)
 
 
-def _tokenizer_config(name: str, tokenizer_path: Path, tokenizer: Any) -> Any:
+def _tokenizer_config(name: str, tokenizer: Any) -> Any:
     from helm.benchmark.tokenizer_config_registry import TokenizerConfig, TokenizerSpec
 
     end_of_text = tokenizer.eos_token or ""
     return TokenizerConfig(
         name=name,
-        tokenizer_spec=TokenizerSpec(
-            "helm.tokenizers.huggingface_tokenizer.HuggingFaceTokenizer",
-            {"pretrained_model_name_or_path": str(Path(tokenizer_path).resolve())},
-        ),
+        tokenizer_spec=TokenizerSpec("autoeval.helm.tokenizer.EngineTokenizer", {}),
         end_of_text_token=end_of_text,
         prefix_token=tokenizer.bos_token or end_of_text,
     )
@@ -80,7 +79,6 @@ def _forget(name: str) -> None:
     from helm.benchmark import model_deployment_registry as deployments
     from helm.benchmark import model_metadata_registry as metadata
     from helm.benchmark import tokenizer_config_registry as tokenizers
-    from helm.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer
 
     from autoeval.helm.runner import ENGINES
 
@@ -95,5 +93,3 @@ def _forget(name: str) -> None:
     )
     for registry in lists:
         registry[:] = [entry for entry in registry if entry.name != name]
-    with HuggingFaceTokenizer._tokenizers_lock:
-        HuggingFaceTokenizer._tokenizers.pop(name, None)

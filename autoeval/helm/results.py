@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,11 @@ class RunRecord:
     spec: dict[str, Any]
     stats: list[dict[str, Any]]
     per_instance: list[dict[str, Any]]
+
+    @cached_property
+    def main(self) -> tuple[str, str]:
+        """(metric, split) that HELM reports for it."""
+        return main_metric(self.spec)
 
     @property
     def method(self) -> str:
@@ -76,15 +82,18 @@ def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple
         raise HelmResultError("no runs to read")
     shown = {helm_metric(metric): metric for metric in metrics}  # a score is called what the user calls it
     if not shown:
-        shown = {name: display_metric(name) for name in (main_metric(run.spec)[0] for run in runs)}
+        shown = {name: display_metric(name) for name in (run.main[0] for run in runs)}
     scores, items = [], []
     for name, display in shown.items():
         strata = [_strata(run, name) for run in runs]
         scores.append(_score(runs, name, display, strata))
-        for of_run in strata:
-            items += [Item(key, display, value) for stratum in of_run for key, value in stratum.items.items()]
+        for run, of_run in zip(runs, strata, strict=True):
+            subject = run.key if len(runs) >= ENOUGH_RUNS else None  # fewer are too few to tell how subjects spread
+            items += [Item(key, display, value, subject) for stratum in of_run for key, value in stratum.items.items()]
     return tuple(scores), tuple(items)
 
+
+ENOUGH_RUNS = 10  # of one benchmark (MMLU's subjects), from which on their items are compared in clusters
 
 # The group of scenarios on the user's own files (custom_mcqa), for which HELM publishes no table and so no main metric.
 _USERS_OWN_DATA = {"custom": ("exact_match", "test")}
@@ -116,6 +125,7 @@ def mean_statistic(runs: Sequence[RunRecord], name: str) -> float | None:
     return sum(values) / len(values) if values else None
 
 
+@cache
 def _schema_environments() -> dict[str, tuple[str, str]]:
     from importlib.resources import files
 
@@ -132,7 +142,7 @@ def _schema_environments() -> dict[str, tuple[str, str]]:
 
 def _means(run: RunRecord, metric: str) -> dict[str, float]:
     """Sub-split ("" for none) -> HELM's mean of ``metric`` on the main split, without perturbations."""
-    split = main_metric(run.spec)[1]
+    split = run.main[1]
     return {
         stat["name"].get("sub_split", ""): float(stat["mean"])
         for stat in run.stats
@@ -160,7 +170,7 @@ def _strata(run: RunRecord, metric: str) -> list[_Stratum]:
 
 def _per_instance(run: RunRecord, metric: str) -> dict[str, dict[str, float]]:
     """Sub-split -> item key -> value (mean over train trials)."""
-    split = main_metric(run.spec)[1]
+    split = run.main[1]
     collected: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for entry in run.per_instance:
         if "perturbation" in entry:

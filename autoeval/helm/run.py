@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
 from autoeval.helm.registration import helm_model_name, registered, usable_window
@@ -44,7 +45,6 @@ def run_helm_task(
     model: LanguageModel,
     *,
     model_name: str,
-    tokenizer_path: Path,
     output_path: Path,
     suite: str,
     seconds_limit: float | None = None,
@@ -62,7 +62,7 @@ def run_helm_task(
     counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0, "prompts_reused": 0.0}
     directories: list[Path] = []
     failures: list[str] = []
-    with offline(), quiet(), registered(model, name=name, tokenizer_path=tokenizer_path):
+    with offline(*_host(model)), quiet(), registered(model, name=name):
         with _benchmark_output(output_path):
             _use_nltk_data(output_path)
             runner = _runner(output_path, suite)
@@ -81,6 +81,12 @@ def run_helm_task(
         cost = {**counts, **_cost(cost_before, model), **_prompt_statistics(runs)}
     cost["seconds"] = time.monotonic() - started
     return HelmOutcome(scores, items, cost)
+
+
+def _host(model: LanguageModel) -> list[str]:
+    """The host of a model that is a server."""
+    host = urlsplit(getattr(model, "base_url", "")).hostname
+    return [host] if host else []
 
 
 @contextlib.contextmanager
@@ -140,6 +146,7 @@ def _run_entry(
     from helm.benchmark.presentation.run_entry import RunEntry
     from helm.benchmark.run import run_entries_to_run_specs
 
+    from autoeval.helm.rouge import with_computable_metrics
     from autoeval.helm.runner import fit
 
     with own_randomness(), time_limit(seconds_limit, entry):
@@ -155,7 +162,7 @@ def _run_entry(
         fitted = fit(spec, usable_window(model))
         counts["max_tokens_capped"] += fitted is not spec
         # HELM writes where this method says; a run spec's name is its directory, and must not lead out of it.
-        spec = dataclasses.replace(fitted, name=spec.name.replace("/", "_"))
+        spec = dataclasses.replace(with_computable_metrics(fitted), name=spec.name.replace("/", "_"))
         directory = Path(runner._get_run_path(spec))
         digest = _digest(spec, model)
         counts["runs"] += 1

@@ -28,11 +28,13 @@ from helm.benchmark.run_spec import RunSpec
 from helm.benchmark.runner import Runner, remove_per_instance_stats_nans, remove_stats_nans
 from helm.benchmark.scenarios.scenario import Scenario, create_scenario
 from helm.clients.client import Client
-from helm.common.general import asdict_without_nones
 from helm.common.request import Request, RequestResult
 
 from autoeval.helm.engine import answer
+from autoeval.helm.pickles import refuse_unsafe_pickles
+from autoeval.helm.plain import Plain
 from autoeval.helm.prompts import PromptStore, build_request_states
+from autoeval.helm.rouge import with_computable_metrics
 from autoeval.models.requests import LanguageModel
 from recorder.files import write_atomic
 
@@ -120,7 +122,7 @@ class BulkRunner(Runner):
         self.prompts_reused = 0
 
     def run_one(self, run_spec: RunSpec) -> None:
-        run_spec = fit(run_spec, _window(run_spec))
+        run_spec = with_computable_metrics(fit(run_spec, _window(run_spec)))
         if self.dry_run or self.skip_instances or self.cache_instances_only:
             super().run_one(run_spec)  # no model is asked
             return
@@ -136,16 +138,16 @@ class BulkRunner(Runner):
         state = self.annotator_executor.execute(self.executor.execute(state))
         stats, per_instance = self._measure(run_spec, state)
         contents: dict[str, Any] = {
-            "run_spec": asdict_without_nones(run_spec),
-            "scenario": asdict_without_nones(scenario),
-            "scenario_state": asdict_without_nones(state),
-            "stats": [asdict_without_nones(stat) for stat in remove_stats_nans(stats)],
-            "per_instance_stats": [
-                asdict_without_nones(entry) for entry in remove_per_instance_stats_nans(per_instance)
-            ],
+            "run_spec": run_spec,
+            "scenario": scenario,
+            "scenario_state": state,
+            "stats": remove_stats_nans(stats),
+            "per_instance_stats": remove_per_instance_stats_nans(per_instance),
         }
+        plain = Plain()
         for name, content in contents.items():
-            write_atomic(Path(path) / f"{name}.json", json.dumps(content, indent=2))
+            # Without indentation: with it, json falls back to Python code that takes longer than the metrics.
+            write_atomic(Path(path) / f"{name}.json", json.dumps(plain(content)))
 
     def _request_states(self, run_spec: RunSpec, scenario: Scenario) -> list[RequestState]:
         deployment = run_spec.adapter_spec.model_deployment
@@ -163,6 +165,7 @@ class BulkRunner(Runner):
         stats: list[Any] = []
         per_instance: list[Any] = []
         parallelism = self.executor.execution_spec.parallelism
+        refuse_unsafe_pickles(Path(self.eval_cache_path))
         for metric_spec in run_spec.metric_specs:
             metric = create_metric(metric_spec)
             result = metric.evaluate(state, self.metric_service, self.eval_cache_path, parallelism)

@@ -10,6 +10,7 @@ unpacked first, without following links or leaving the destination. Files that a
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import shutil
 import sys
@@ -122,6 +123,9 @@ def _copy(origin: Path, target: Path) -> bool:
         copy = Path(temporary) / target.name
         if origin.is_dir():
             shutil.copytree(origin, copy)
+        elif origin.suffix == ".gz" != target.suffix:  # HELM unpacks these when it downloads them
+            with gzip.open(origin) as packed, copy.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
         else:
             shutil.copyfile(origin, copy)
         copy.rename(target)

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
+
+CONFIG = "adapter_config.json"
+
+
+def is_adapter(directory: Path) -> bool:
+    """Whether ``directory`` holds an adapter and no whole model, as a checkpoint of a LoRA run does."""
+    return (directory / CONFIG).is_file() and not (directory / "config.json").exists()
+
+
+def base_of(directory: Path) -> Path:
+    """The directory of the model that the adapter in ``directory`` was trained on, as its configuration names it.
+
+    Raises ``ValueError`` when the configuration does not say, and ``FileNotFoundError`` when the model is not here: a
+    relative name is looked up beside the adapter, then from the working directory, then in the Hugging Face cache.
+    """
+    try:
+        name = json.loads((directory / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError) as error:
+        raise ValueError(f"{directory / CONFIG}: not an adapter's configuration: {error}") from error
+    if not isinstance(name, str) or not name:
+        raise ValueError(f"{directory / CONFIG}: base_model_name_or_path is {name!r}, expected a model directory")
+    from autoeval.models.remote import in_hub_cache
+
+    found = next((path for path in (directory / name, Path(name)) if path.is_dir()), None) or in_hub_cache(name)
+    if found is None:
+        raise FileNotFoundError(
+            f"{directory / CONFIG}: the base model {name!r} is not here, nor in the Hugging Face cache"
+        )
+    return found
 
 
 def with_adapter(model: Any, directory: Path) -> Any:
@@ -12,8 +42,8 @@ def with_adapter(model: Any, directory: Path) -> Any:
     Raises ``FileNotFoundError`` when there is no adapter and ``ValueError`` for one that is of another model or that
     cannot be merged.
     """
-    if not (directory / "adapter_config.json").is_file():
-        raise FileNotFoundError(f"{directory}: no adapter (adapter_config.json) there")
+    if not (directory / CONFIG).is_file():
+        raise FileNotFoundError(f"{directory}: no adapter ({CONFIG}) there")
     from peft import PeftConfig, PeftModel
 
     kind = PeftConfig.from_pretrained(str(directory)).peft_type

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from autoeval.models.stems import Stem
+
 NAME = "autoeval_path"
 
 # What models hand to their attention function and what changes nothing here.
@@ -42,16 +44,25 @@ class Unsupported(ValueError):
 
 
 @dataclass(frozen=True)
+class Slot:
+    """Slot ``number`` of ``room`` tokens; it has what follows the first ``stem.length`` tokens, which the stem has."""
+
+    room: int
+    number: int
+    stem: Stem | None = None
+
+
+@dataclass(frozen=True)
 class Part:
     """``length`` tokens of a pass from ``start`` on, at positions ``depth`` and following of the path.
 
-    ``slots``: where the path is kept once they are computed, at the end of a prompt: (room, number).
+    ``slots``: where the path is kept once they are computed, at the end of a prompt.
     """
 
     start: int
     depth: int
     length: int
-    slots: tuple[tuple[int, int], ...] = ()
+    slots: tuple[Slot, ...] = ()
 
 
 _Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
@@ -59,10 +70,24 @@ _Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
 
 @dataclass
 class _Layer:
-    """Keys and values of one layer: ``path`` [1, heads, time, d], and by room ``slots`` [slots, heads, room, d]."""
+    """Keys and values of one layer: ``path`` [1, heads, time, d], by room ``slots`` [slots, heads, room, d], and by
+    number ``stems`` [1, heads, length, d].
+    """
 
     path: _Pair
     slots: dict[int, _Pair]
+    stems: dict[int, _Pair] = field(default_factory=dict)
+
+    def keep(self, slot: Slot, end: int) -> None:
+        """The path of ``end`` tokens goes to ``slot``, and its stem is kept if this is its first text."""
+        above = 0
+        if slot.stem is not None:
+            above = slot.stem.length
+            if slot.stem.number not in self.stems:
+                keys, values = (path[:, :, :above].clone() for path in self.path)
+                self.stems[slot.stem.number] = keys, values
+        for kept, path in zip(self.slots[slot.room], self.path, strict=True):
+            kept[slot.number, :, : end - above] = path[0, :, above:end]
 
 
 @dataclass
@@ -79,18 +104,30 @@ class State:
     windows: list[int | None] = field(default_factory=list)  # of the layers, in the order of their first call
     parts: Sequence[Part] = ()
     growing: Sequence[tuple[int, torch.Tensor]] = ()
+    stemmed: Sequence[tuple[int, torch.Tensor]] = ()
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
 
-    def begin(self, parts: Sequence[Part], growing: Sequence[tuple[int, torch.Tensor]] = ()) -> None:
+    def begin(
+        self,
+        parts: Sequence[Part],
+        growing: Sequence[tuple[int, torch.Tensor]] = (),
+        stemmed: Sequence[tuple[int, torch.Tensor]] = (),
+    ) -> None:
         """Say what the next pass computes: ``parts``, then one token for each of the first texts of each room.
 
-        ``growing``: (room, lengths of the texts without their newest token [texts]).
+        ``growing``: (room, tokens in the slots of its texts, without the newest one [texts]). ``stemmed``: (number of a
+        stem, which of the growing texts have it [texts], ascending).
         """
-        self.parts, self.growing = parts, growing
+        self.parts, self.growing, self.stemmed = parts, growing, stemmed
         self._masks = {}
 
+    def drop(self, stem: int) -> None:
+        """No text will ask for ``stem`` any more."""
+        for layer in self.layers.values():
+            layer.stems.pop(stem, None)
+
     def move(self, room: int, source: int, target: int, length: int) -> None:
-        """The text of ``length`` tokens in slot ``source`` is from now on in ``target``."""
+        """The ``length`` tokens in slot ``source`` are from now on in ``target``."""
         for layer in self.layers.values():
             for values in layer.slots[room]:
                 values[target, :, :length] = values[source, :, :length]
@@ -123,10 +160,26 @@ class State:
             keys, values = (path[:, :, low:end] for path in layer.path)
             seen = _attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
             output[:, here] = seen.transpose(1, 2)
-            for room, slot in part.slots:
-                for kept, path in zip(layer.slots[room], layer.path, strict=True):
-                    kept[slot, :, :end] = path[0, :, :end]
-        start = sum(part.length for part in self.parts)
+            for slot in part.slots:
+                layer.keep(slot, end)
+        if self.growing:
+            self._attend_growing(layer, query, key, value, output, scaling, window, softcap)
+        return output
+
+    def _attend_growing(
+        self,
+        layer: _Layer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        output: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> None:
+        """The newest tokens of the growing texts: on their slots, then joined with what their stems give."""
+        first = start = sum(part.length for part in self.parts)
+        totals = []
         for room, lengths in self.growing:
             here, start = slice(start, start + len(lengths)), start + len(lengths)
             query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
@@ -134,8 +187,20 @@ class State:
                 kept[torch.arange(len(lengths), device=kept.device), :, lengths] = new[:, :, 0]
             mask = self._grown(room, lengths, window)
             keys, values = (kept[: len(lengths), :, : mask.shape[-1]] for kept in layer.slots[room])
-            output[0, here] = _attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
-        return output
+            if not self.stemmed:
+                output[0, here] = _attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
+                continue
+            own, total = _attention_and_total(query_, keys, values, mask, scaling, softcap)
+            output[0, here] = own[:, :, 0]
+            totals.append(total[:, :, 0])
+        if not self.stemmed:
+            return
+        log_total = torch.cat(totals)  # [texts, heads]
+        for stem, texts in self.stemmed:
+            here_ = texts + first
+            seen, above = _attention_and_total(query[:, :, here_], *layer.stems[stem], None, scaling, softcap)
+            share = torch.sigmoid(above[0].T - log_total[texts])[:, :, None].to(output.dtype)
+            output[0, here_] = torch.lerp(output[0, here_], seen[0].transpose(0, 1), share)
 
     def _grown(self, room: int, lengths: torch.Tensor, window: int | None) -> torch.Tensor:
         """What the newest token of each text sees: [texts, 1, 1, longest]."""
@@ -212,6 +277,37 @@ def _attention(
             scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
         seen = torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype), value)
     return seen.reshape(batch, heads, length, value.shape[3])
+
+
+def _attention_and_total(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As ``_attention``, and the log of the sum that its softmax divides by, fp32 [batch, heads, n].
+
+    With both, attention on two sets of keys can be joined to that on all of them. ``mask`` may be [batch, 1, 1, time].
+    """
+    batch, heads, length, width = query.shape
+    query = query.reshape(batch, key.shape[1], -1, width)
+    scaling = width**-0.5 if scaling is None else scaling
+    if softcap is None and query.device.type == "cpu" and query.dtype == value.dtype:
+        bias = None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
+        seen, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+            query, key, value, attn_mask=bias, scale=scaling
+        )
+    else:
+        scores = torch.matmul(query, key.transpose(2, 3)).float() * scaling
+        if softcap is not None:
+            scores = torch.tanh(scores / softcap) * softcap
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        total = torch.logsumexp(scores, dim=-1)
+        seen = torch.matmul((scores - total[..., None]).exp_().to(value.dtype), value)
+    return seen.reshape(batch, heads, length, value.shape[3]), total.float().reshape(batch, heads, length)
 
 
 _STATE: ContextVar[State | None] = ContextVar("autoeval_attention_state", default=None)

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from autoeval.models.adapter import with_adapter
+from autoeval.models.adapter import base_of, is_adapter, with_adapter
 from autoeval.models.decoding import decode
 from autoeval.models.network import Network, with_fused_activations
 from autoeval.models.requests import (
@@ -48,7 +48,8 @@ class HuggingFaceModel:
     ``device``: ``auto`` is the first GPU if there is one. ``max_seq_len``: tokens the model may see at once, at most
     what its configuration says (``None``: just that). ``batch_tokens``: tokens of one forward pass, or ``auto``.
     ``tokenizer_path``: where the tokenizer is, when it is not beside the weights. ``peft_path``: an adapter that is
-    merged into the weights.
+    merged into the weights. A ``path`` that holds an adapter and no whole model stands for the model that the adapter
+    names, with the adapter merged in.
 
     Raises ``ValueError`` for options that the checkpoint cannot satisfy and ``OSError`` when it cannot be read.
     """
@@ -69,9 +70,13 @@ class HuggingFaceModel:
         directory = Path(path)
         if not directory.is_dir():
             raise FileNotFoundError(f"{directory}: no such model directory")
+        self.path = directory
+        if peft_path is None and is_adapter(directory):
+            directory, peft_path = base_of(directory), directory
+            if tokenizer_path is None and (self.path / "tokenizer_config.json").is_file():
+                tokenizer_path = self.path  # with the chat template that it was trained with
         safe = {"local_files_only": True, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(directory, **safe)
-        self.path = directory
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from autoeval.models.network import Network
+from autoeval.models.network import Network, Shape
 from autoeval.models.projection import ROWS, TILE
 
 SLACK = 8 * 1024 * 1024  # buffers of the libraries
@@ -26,17 +26,20 @@ def free_bytes(device: torch.device) -> int:
 
 
 def pass_bytes(network: Network, tokens: int, longest: int) -> int:
-    """The most that a pass of ``tokens`` tokens over paths of ``longest`` takes, beside weights and slots.
+    """The most that a pass of ``tokens`` tokens over paths of ``longest`` takes, beside weights and slots."""
+    return shaped_pass_bytes(network.shape, network.vocab_size, network.device.type, tokens, longest)
+
+
+def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, longest: int) -> int:
+    """The same from a model's shape alone; ``device`` is ``cpu`` or ``cuda``.
 
     Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
     rotation, the products of a gated feed-forward; afterwards one tile of logits, as stored and in fp32. Meant to be a
     little too much: docs/performance.md has it beside what was measured.
     """
-    shape = network.shape
     layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest
-    device = network.device.type
     rows = min(tokens, ROWS.get(device, ROWS["cpu"]))
-    tile = rows * min(network.vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
+    tile = rows * min(vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
     mask = min(tokens, longest) * longest
     return SLACK + tokens * (layer * shape.item + 16) + max(mask, tile) + longest * shape.cache_bytes
 
@@ -49,9 +52,17 @@ def tokens_within(network: Network, asked: int, longest: int) -> int:
     return asked
 
 
-def slots_within(network: Network, rooms: Mapping[int, int], most: int) -> int:
-    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many."""
+def slots_within(network: Network, rooms: Mapping[int, int], most: int, stems: Sequence[int] = ()) -> int:
+    """How many texts may grow at once, at most ``most``: of each room as many as there are (``rooms``) or that many.
+
+    ``stems``: lengths of the stems; no more of them are kept at once than texts grow.
+    """
     limit = free_bytes(network.device) // 2
-    while most > 1 and network.shape.cache_bytes * sum(r * min(n, most) for r, n in rooms.items()) > limit:
+    longest = sorted(stems, reverse=True)
+
+    def tokens(texts: int) -> int:
+        return sum(room * min(many, texts) for room, many in rooms.items()) + sum(longest[:texts])
+
+    while most > 1 and network.shape.cache_bytes * tokens(most) > limit:
         most //= 2
     return most

@@ -60,7 +60,8 @@ class Network:
             logger.info("%s: its logits are not one projection of its hidden states; all are computed", type(model))
         self._configs = _attention_configs(self._decoder)
         self.switches_rope = _switches_rope(model.config)
-        self.shape = _shape(model.config.get_text_config(), self.model.dtype.itemsize)
+        self.shape = shape_of(model.config.get_text_config(), self.model.dtype.itemsize)
+        self.windows: tuple[int | None, ...] = ()  # how far its layers look back, where it walks
         why = self._why_not_shared()
         self.shares = why is None
         if why is not None:
@@ -148,6 +149,7 @@ class Network:
             return "its attention is computed by itself and not by the function that its configuration names"
         if (wanted := _windows_of(self.model.config.get_text_config(), len(state.windows))) != state.windows:
             return f"its layers attend within {state.windows}, its configuration says {wanted}"
+        self.windows = tuple(state.windows)
         self.shape = replace(self.shape, cache_bytes=state.bytes_per_token())
         places = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10])
         for row, here in zip(rows, places, strict=True):
@@ -182,7 +184,8 @@ def _attention_configs(decoder: Any) -> list[Any]:
     return list({id(config): config for config in named}.values())
 
 
-def _shape(config: Any, item: int) -> Shape:
+def shape_of(config: Any, item: int) -> Shape:
+    """From a (text) configuration; ``item``: bytes of an element."""
     hidden = int(config.hidden_size)
     heads = int(getattr(config, "num_attention_heads", 1))
     width = getattr(config, "head_dim", None) or hidden // heads

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
-from autoeval.models.requests import LanguageModel, LoglikelihoodRequest
+from autoeval.models.requests import LanguageModel, LoglikelihoodRequest, LoglikelihoodResult
+from autoeval.openicl.asking import Asked, Record
 from autoeval.openicl.encoding import Encoder, finite
 from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.sample import Prompting, Sample
-
-Record = dict[str, Any]
 
 
 class PPLOnlyInferencer:
@@ -25,31 +23,37 @@ class PPLOnlyInferencer:
     kind = "corpus"
     continuation: PromptTemplate | None = None
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         encode = Encoder(model, special=False)
         texts = [prompting.prompt(sample.row) for sample in samples]
         windows = [rolling_windows(encode(text), model.max_seq_len) for text in texts]
-        results = iter(model.loglikelihoods([window for item in windows for window in item]))
-        records = []
-        for sample, text, item in zip(samples, texts, windows, strict=True):
+        for sample, item in zip(samples, windows, strict=True):
             if not item:
                 raise ValueError(f"{sample.row.where}: the text is empty")
-            nats = -math.fsum(finite(next(results), sample) for _ in item)
-            tokens = sum(len(window.continuation) for window in item)
-            size = len(text.encode())
-            records.append(
-                {
-                    "origin_prompt": text if size <= 1000 else text[:1000] + " …",
-                    "nats": nats,
-                    "tokens": tokens,
-                    "words": len(text.split()),
-                    "bytes": size,
-                    "prediction": nats / size / math.log(2),
-                    "PPL": nats / tokens,
-                    "BPB": nats / size / math.log(2),
-                }
-            )
-        return records
+
+        def then(results: Sequence[LoglikelihoodResult]) -> list[Record]:
+            answers = iter(results)
+            return [_record(*item, answers) for item in zip(samples, texts, windows, strict=True)]
+
+        return Asked([window for item in windows for window in item], then)
+
+
+def _record(
+    sample: Sample, text: str, windows: Sequence[LoglikelihoodRequest], results: Iterator[LoglikelihoodResult]
+) -> Record:
+    nats = -math.fsum(finite(next(results), sample) for _ in windows)
+    tokens = sum(len(window.continuation) for window in windows)
+    size = len(text.encode())
+    return {
+        "origin_prompt": text if size <= 1000 else text[:1000] + " …",
+        "nats": nats,
+        "tokens": tokens,
+        "words": len(text.split()),
+        "bytes": size,
+        "prediction": nats / size / math.log(2),
+        "PPL": nats / tokens,
+        "BPB": nats / size / math.log(2),
+    }
 
 
 def rolling_windows(tokens: Sequence[int], window: int) -> list[LoglikelihoodRequest]:

@@ -9,12 +9,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from autoeval.models.requests import GenerationRequest, GenerationResult, LanguageModel
+from autoeval.openicl.asking import Asked, Record
 from autoeval.openicl.encoding import Encoder, truncation_notes
 from autoeval.openicl.prompt_template import PromptTemplate, Turn
 from autoeval.openicl.sample import Prompting, Sample, most_examples
-from autoeval.openicl.styles import CHAT_ROLES, Message, messages
-
-Record = dict[str, Any]
+from autoeval.openicl.styles import CHAT_ROLES, ChatStyle, Message, messages
 
 
 @dataclass(frozen=True)
@@ -85,20 +84,24 @@ class GenInferencer:
         if not 0 <= self.min_out_len <= max_out_len:
             raise ValueError(f"min_out_len {min_out_len}: expected 0 to max_out_len, which is {max_out_len}")
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         asked = [self._prompt(model, sample, prompting) for sample in samples]
         requests = [
             self._request(prompt, sample, number)
             for sample, (_, prompt, _) in zip(samples, asked, strict=True)
             for number in range(self.sequences)
         ]
-        texts = iter(_generate(model, requests))
-        records = []
-        for sample, (shown, _, notes) in zip(samples, asked, strict=True):
-            made = [_checked(next(texts), sample) for _ in range(self.sequences)]
-            prediction = self._prediction(made)
-            records.append({"origin_prompt": shown, "prediction": prediction, **_gold(sample, prompting), **notes})
-        return records
+
+        def then(results: Sequence[GenerationResult]) -> list[Record]:
+            texts = iter(results)
+            records = []
+            for sample, (shown, _, notes) in zip(samples, asked, strict=True):
+                made = [_checked(next(texts), sample) for _ in range(self.sequences)]
+                prediction = self._prediction(made)
+                records.append({"origin_prompt": shown, "prediction": prediction, **_gold(sample, prompting), **notes})
+            return records
+
+        return Asked(requests, then)
 
     def _prediction(self, texts: list[str]) -> str | list[str]:
         return texts[0] if self.sequences == 1 else texts
@@ -145,18 +148,22 @@ class ChatInferencer(GenInferencer):
     """Answers within a dialogue. The row has ``dialogue`` (messages), or columns that are lists, one entry a round.
 
     ``infer_mode``: ``last`` generates the last answer with the given history; ``every`` each answer in turn, with its
-    own earlier answers as history; ``every_with_gt`` each answer, with the given ones as history.
+    own earlier answers as history; ``every_with_gt`` each answer, with the given ones as history. With ``chat_template``
+    the tokenizer's own template is used wherever it has one, also by who asks a model in plain text (the daemon).
     """
 
-    def __init__(self, infer_mode: str = "last", max_out_len: int = 512, **options: Any) -> None:
+    def __init__(
+        self, infer_mode: str = "last", max_out_len: int = 512, chat_template: bool = False, **options: Any
+    ) -> None:
         super().__init__(max_out_len=max_out_len, **options)
+        self.chat_template = chat_template
         if infer_mode not in ("last", "every", "every_with_gt"):
             raise ValueError(f"infer_mode {infer_mode!r}: expected last, every or every_with_gt")
         if self.sequences > 1:
             raise ValueError("ChatInferencer gives one answer a turn: num_return_sequences must be 1")
         self.infer_mode = infer_mode
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         chats = [_dialogue(sample, prompting) for sample in samples]
         places = [[i for i, message in enumerate(chat) if message["role"] == "assistant"] for chat in chats]
         for sample, answers in zip(samples, places, strict=True):
@@ -164,40 +171,75 @@ class ChatInferencer(GenInferencer):
                 raise ValueError(f"{sample.row.where}: the dialogue has no answer to give after a question")
         if self.infer_mode == "last":
             places = [answers[-1:] for answers in places]
-        golds = [[chat[i]["content"] for i in answers] for chat, answers in zip(chats, places, strict=True)]
-        made: list[list[str]] = [[] for _ in samples]
-        asked: list[list[Any]] = [[] for _ in samples]
-        for turn in range(max(map(len, places))):
-            active = [number for number, answers in enumerate(places) if turn < len(answers)]
-            requests = []
-            for number in active:
-                history = chats[number][: places[number][turn]]
-                shown, prompt = self._history(model, history, prompting)
-                asked[number].append(shown)
-                requests.append(self._request(prompt, samples[number], turn))
-            for number, result in zip(active, _generate(model, requests), strict=True):
-                made[number].append(_checked(result, samples[number]))
-                if self.infer_mode == "every":
-                    chats[number][places[number][turn]] = {"role": "assistant", "content": made[number][-1]}
-        rows = zip(asked, made, golds, strict=True)
+        dialogues = [_Dialogue(*one) for one in zip(samples, chats, places, strict=True)]
+        return self._round(model, prompting, dialogues, 0, [[] for _ in samples], [[] for _ in samples])
+
+    def _round(
+        self,
+        model: LanguageModel,
+        prompting: Prompting,
+        dialogues: Sequence[_Dialogue],
+        turn: int,
+        shown: list[list[Any]],
+        made: list[list[str]],
+    ) -> Asked:
+        """The answers number ``turn`` of all dialogues that have so many; ``made`` are those before, ``shown`` what was
+        asked for them."""
+        active = [number for number, dialogue in enumerate(dialogues) if turn < len(dialogue.places)]
+        requests = []
+        shown = [list(one) for one in shown]
+        for number in active:
+            own = made[number] if self.infer_mode == "every" else []
+            seen, prompt = self._history(model, dialogues[number].before(turn, own), prompting)
+            shown[number].append(seen)
+            requests.append(self._request(prompt, dialogues[number].sample, turn))
+
+        def then(results: Sequence[GenerationResult]) -> list[Record] | Asked:
+            answers = [list(one) for one in made]
+            for number, result in zip(active, results, strict=True):
+                answers[number].append(_checked(result, dialogues[number].sample))
+            if turn + 1 < max(len(dialogue.places) for dialogue in dialogues):
+                return self._round(model, prompting, dialogues, turn + 1, shown, answers)
+            return [self._record(*one) for one in zip(dialogues, shown, answers, strict=True)]
+
+        return Asked(requests, then)
+
+    def _record(self, dialogue: _Dialogue, shown: list[Any], texts: list[str]) -> Record:
+        golds = [dialogue.chat[place]["content"] for place in dialogue.places]
         last = self.infer_mode == "last"
-        return [
-            {
-                "origin_prompt": shown[0] if last else shown,
-                "prediction": texts[0] if last else texts,
-                "gold": right[0] if last else right,
-                "rounds": len(texts),
-            }
-            for shown, texts, right in rows
-        ]
+        return {
+            "origin_prompt": shown[0] if last else shown,
+            "prediction": texts[0] if last else texts,
+            "gold": golds[0] if last else golds,
+            "rounds": len(texts),
+        }
 
     def _history(self, model: LanguageModel, history: list[Message], prompting: Prompting) -> tuple[Any, Any]:
         if hasattr(model, "generate_messages"):
             return history, tuple(history)
         roles = {chat: role for role, chat in CHAT_ROLES.items()}
         turns = [Turn(message["content"], roles.get(message["role"], "HUMAN")) for message in history]
-        text = prompting.style.render(turns, generate=True)
-        return text, Encoder(model, prompting.style.special_tokens)(text)
+        style = prompting.style
+        if self.chat_template and getattr(model.tokenizer, "chat_template", None):
+            style = ChatStyle(model.tokenizer)
+        text = style.render(turns, generate=True)
+        return text, Encoder(model, style.special_tokens)(text)
+
+
+@dataclass(frozen=True)
+class _Dialogue:
+    """``places``: where in ``chat`` the answers are that are asked for."""
+
+    sample: Sample
+    chat: list[Message]
+    places: list[int]
+
+    def before(self, turn: int, own: Sequence[str]) -> list[Message]:
+        """What precedes answer number ``turn``, with ``own`` in place of the first given answers."""
+        history = self.chat[: self.places[turn]]
+        for place, text in zip(self.places, own, strict=False):
+            history[place] = {"role": "assistant", "content": text}
+        return history
 
 
 def _dialogue(sample: Sample, prompting: Prompting) -> list[Message]:
@@ -215,10 +257,6 @@ def _dialogue(sample: Sample, prompting: Prompting) -> list[Message]:
         answer = row.get(prompting.reader.output_column or "", "")
         chat.append({"role": "assistant", "content": str(answer)})
     return chat
-
-
-def _generate(model: Any, requests: Sequence[Any]) -> list[GenerationResult]:
-    return model.generate_messages(requests) if hasattr(model, "generate_messages") else model.generate(requests)
 
 
 def _checked(result: GenerationResult, sample: Sample) -> str:

@@ -1,7 +1,7 @@
 """Inferencers: prompts to the model, answers to records. OpenICL's class names.
 
-Every inferencer returns one record per sample, in the shape of OpenCompass's predictions files, and says by ``kind``
-what is in it: ``rank`` (a label), ``text``, ``probability`` (of each choice) or ``corpus`` (the cost of a text). A
+Every inferencer asks what it needs (``asking.Asked``) and makes one record per sample of the answers, in the shape of
+OpenCompass's predictions files, and says by ``kind`` what is in it: ``rank`` (a label), ``text``, ``probability`` (of each choice) or ``corpus`` (the cost of a text). A
 log-probability that is not a finite number is an error: a broken model has no score.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from autoeval.datasets.names import look_up
 from autoeval.models.requests import LanguageModel
+from autoeval.openicl.asking import Asked
 from autoeval.openicl.corpus import PPLOnlyInferencer
 from autoeval.openicl.generation import ChatInferencer, GenInferencer, SCInferencer
 from autoeval.openicl.prompt_template import PromptTemplate
@@ -23,7 +24,7 @@ class Inferencer(Protocol):
     kind: str
     continuation: PromptTemplate | None  # what is ranked, where it is not the prompt itself
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[dict[str, Any]]: ...
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked: ...
 
 
 INFERENCERS: dict[str, type] = {

@@ -33,8 +33,11 @@ def mean_metric(name: str, values: Sequence[float], *, higher_is_better: bool = 
 
 
 def bootstrap_stderr(statistic: Callable[[Sequence[int]], float], count: int, resamples: int = 1000) -> float | None:
-    """The standard deviation of ``statistic(indices)`` over resamples of the items, with a fixed seed."""
-    if count < 2:
+    """The standard deviation of ``statistic(indices)`` over resamples of the items, with a fixed seed.
+
+    ``None`` below two items or two resamples.
+    """
+    if count < 2 or resamples < 2:
         return None
     draw, everything = random.Random(0), range(count)
     samples = [statistic(draw.choices(everything, k=count)) for _ in range(resamples)]

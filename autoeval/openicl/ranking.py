@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from autoeval.models.requests import LanguageModel, LoglikelihoodRequest, LoglikelihoodResult
+from autoeval.openicl.asking import Asked, Record
 from autoeval.openicl.encoding import Encoder, encode_after, encode_pair, finite, truncation_notes
 from autoeval.openicl.prompt_template import PromptTemplate, Turn
 from autoeval.openicl.sample import Prompting, Sample, most_examples
-
-Record = dict[str, Any]  # what the predictions file keeps of an item
 
 
 @dataclass
@@ -42,14 +41,13 @@ class PPLInferencer:
     def __init__(self, normalizing_str: str | None = None) -> None:
         self.normalizing_str = normalizing_str
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         encode = Encoder(model, prompting.style.special_tokens)
         prepared = [self._prepare(model, sample, prompting, encode) for sample in samples]
-        results = iter(model.loglikelihoods([request for item in prepared for request in item.requests]))
-        return [self._record(sample, item, prompting, results) for sample, item in zip(samples, prepared, strict=True)]
+        return _asked(prepared, samples, lambda *item: self._record(prompting, *item))
 
     def _record(
-        self, sample: Sample, item: _Ranked, prompting: Prompting, results: Iterator[LoglikelihoodResult]
+        self, prompting: Prompting, sample: Sample, item: _Ranked, results: Iterator[LoglikelihoodResult]
     ) -> Record:
         record: Record = {"in-context examples": item.ice, **item.notes}
         values = {}
@@ -126,14 +124,13 @@ class LLInferencer:
         self.continuation = PromptTemplate(continuation)
         self.add_special_tokens = add_special_tokens
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         encode = Encoder(model, self.add_special_tokens and prompting.style.special_tokens)
         prepared = [self._prepare(model, sample, prompting, encode) for sample in samples]
-        results = iter(model.loglikelihoods([request for item in prepared for request in item.requests]))
-        return [self._record(sample, item, prompting, results) for sample, item in zip(samples, prepared, strict=True)]
+        return _asked(prepared, samples, lambda *item: self._record(prompting, *item))
 
     def _record(
-        self, sample: Sample, item: _Ranked, prompting: Prompting, results: Iterator[LoglikelihoodResult]
+        self, prompting: Prompting, sample: Sample, item: _Ranked, results: Iterator[LoglikelihoodResult]
     ) -> Record:
         record: Record = {"in-context examples": item.ice, **item.notes}
         plain, by_bytes, by_tokens = {}, {}, {}
@@ -188,27 +185,26 @@ class CLPInferencer:
             raise ValueError("CLPInferencer compares single tokens; for longer choices use LLInferencer")
         self.choices = None if choices is None else tuple(choices)
 
-    def infer(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> list[Record]:
+    def ask(self, model: LanguageModel, samples: Sequence[Sample], prompting: Prompting) -> Asked:
         encode = Encoder(model, prompting.style.special_tokens)
         prepared = [self._prepare(model, sample, prompting, encode) for sample in samples]
-        results = iter(model.loglikelihoods([request for item in prepared for request in item.requests]))
-        records = []
-        for sample, item in zip(samples, prepared, strict=True):
-            values = [finite(next(results), sample) for _ in item.labels]
-            weights = [math.exp(value - max(values)) for value in values]
-            chances = [weight / math.fsum(weights) for weight in weights]
-            records.append(
-                {
-                    "in-context examples": item.ice,
-                    **item.notes,
-                    "testing input": item.prompt,
-                    "choices": item.texts,
-                    "prediction": chances,
-                    "pred_label": chances.index(max(chances)),
-                    "gold": _choice_of(prompting, sample, item.texts),
-                }
-            )
-        return records
+        return _asked(prepared, samples, lambda *item: self._record(prompting, *item))
+
+    def _record(
+        self, prompting: Prompting, sample: Sample, item: _Ranked, results: Iterator[LoglikelihoodResult]
+    ) -> Record:
+        values = [finite(next(results), sample) for _ in item.labels]
+        weights = [math.exp(value - max(values)) for value in values]
+        chances = [weight / math.fsum(weights) for weight in weights]
+        return {
+            "in-context examples": item.ice,
+            **item.notes,
+            "testing input": item.prompt,
+            "choices": item.texts,
+            "prediction": chances,
+            "pred_label": chances.index(max(chances)),
+            "gold": _choice_of(prompting, sample, item.texts),
+        }
 
     def texts(self, prompting: Prompting, sample: Sample) -> list[str]:
         column = prompting.reader.choices_column
@@ -242,6 +238,20 @@ class CLPInferencer:
         if len(ids) != 1:
             raise ValueError(f"{sample.row.where}: the choice {text!r} is {len(ids)} tokens, CLPInferencer needs one")
         return ids[0]
+
+
+def _asked(
+    prepared: Sequence[_Ranked],
+    samples: Sequence[Sample],
+    record: Callable[[Sample, _Ranked, Iterator[LoglikelihoodResult]], Record],
+) -> Asked:
+    """The requests of all samples, and ``record`` of each with what comes next among the answers."""
+
+    def then(results: Sequence[LoglikelihoodResult]) -> list[Record]:
+        answers = iter(results)
+        return [record(sample, item, answers) for sample, item in zip(samples, prepared, strict=True)]
+
+    return Asked([request for item in prepared for request in item.requests], then)
 
 
 def _choice_of(prompting: Prompting, sample: Sample, texts: Sequence[str]) -> int:

@@ -28,10 +28,18 @@ class EMEvaluator:
 
 
 class F1Evaluator:
-    """``f1``: token F1 after SQuAD's normalisation, the best over the references."""
+    """``f1``: token F1, the best over the references.
+
+    ``tokenize``: ``squad`` (words after SQuAD's normalisation) or ``zh`` (Chinese characters, and words of other scripts).
+    """
+
+    def __init__(self, tokenize: str = "squad") -> None:
+        if tokenize not in ("squad", "zh"):
+            raise ValueError(f"F1Evaluator: tokenize {tokenize!r}: expected squad or zh")
+        self._of_pair = token_f1 if tokenize == "squad" else unit_f1
 
     def score(self, predictions: Sequence[str], references: Sequence[Reference]) -> list[Metric]:
-        return [mean_metric("f1", best(token_f1, predictions, references))]
+        return [mean_metric("f1", best(self._of_pair, predictions, references))]
 
 
 class SquadEvaluator:
@@ -89,16 +97,12 @@ class JiebaRougeEvaluator:
     """``rouge1``, ``rouge2``, ``rougeL`` (F-measure) of Chinese texts cut into words by jieba."""
 
     def score(self, predictions: Sequence[str], references: Sequence[Reference]) -> list[Metric]:
-        import jieba
         from rouge_chinese import Rouge
 
         rouge = Rouge()
 
-        def words(text: str) -> str:
-            return " ".join(word for word in jieba.cut(text) if word.strip())
-
         def measures(text: str, reference: str) -> Mapping[str, Mapping[str, float]]:
-            pair = words(text), words(reference)
+            pair = jieba_words(text), jieba_words(reference)
             if not all(pair):  # the library refuses empty texts
                 return {name: {"f": float(pair[0] == pair[1])} for name in ("rouge-1", "rouge-2", "rouge-l")}
             return rouge.get_scores(*pair)[0]
@@ -114,19 +118,28 @@ class JiebaRougeEvaluator:
 class BleuEvaluator:
     """``bleu``: corpus BLEU of sacrebleu. Items carry their sentence BLEU; the corpus value is not their mean.
 
-    The standard error is a bootstrap over items with a fixed seed. ``tokenize``: sacrebleu's (``zh`` for Chinese).
+    The standard error is a bootstrap over items with a fixed seed. ``tokenize``: sacrebleu's (``zh``: each Chinese
+    character is a token), or ``jieba`` (words of Chinese and of other scripts). ``also``: further ones, whose metrics
+    are called ``bleu_<tokenize>``.
     """
 
-    def __init__(self, tokenize: str = "13a", resamples: int = 1000) -> None:
-        self.tokenize = tokenize
+    def __init__(self, tokenize: str = "13a", resamples: int = 1000, also: Sequence[str] = ()) -> None:
+        self.tokenize, self.also = tokenize, tuple(also)
         self.resamples = resamples
 
     def score(self, predictions: Sequence[str], references: Sequence[Reference]) -> list[Metric]:
+        metrics = [self._corpus("bleu", self.tokenize, predictions, references)]
+        return metrics + [self._corpus(f"bleu_{name}", name, predictions, references) for name in self.also]
+
+    def _corpus(self, name: str, tokenize: str, predictions: Sequence[str], references: Sequence[Reference]) -> Metric:
         from sacrebleu.metrics.bleu import BLEU
 
-        measure = BLEU(tokenize=self.tokenize, effective_order=True)
+        words = tokenize == "jieba"
+        cut = jieba_words if words else str
+        # force: texts are cut into words here, which sacrebleu takes for an oversight
+        measure = BLEU(tokenize="none" if words else tokenize, effective_order=True, force=words)
         items = [
-            measure.sentence_score(text, accepted(reference))
+            measure.sentence_score(cut(text), [cut(one) for one in accepted(reference)])
             for text, reference in zip(predictions, references, strict=True)
         ]
 
@@ -138,7 +151,7 @@ class BleuEvaluator:
 
         stderr = bootstrap_stderr(corpus, len(items), self.resamples)
         values = tuple(item.score / 100 for item in items)
-        return [Metric("bleu", values, corpus(range(len(items))), stderr, is_mean=False)]
+        return Metric(name, values, corpus(range(len(items))), stderr, is_mean=False)
 
 
 class TruthfulQAEvaluator:
@@ -180,11 +193,27 @@ def squad_normalize(text: str) -> str:
 
 def token_f1(text: str, reference: str) -> float:
     """Harmonic mean of token precision and recall; two empty answers agree."""
-    predicted, expected = squad_normalize(text).split(), squad_normalize(reference).split()
+    return _overlap(squad_normalize(text).split(), squad_normalize(reference).split())
+
+
+def unit_f1(text: str, reference: str) -> float:
+    """The same over ``units``: for Chinese, and for texts of several scripts."""
+    return _overlap(units(text), units(reference))
+
+
+def _overlap(predicted: Sequence[str], expected: Sequence[str]) -> float:
     if not predicted or not expected:
         return float(predicted == expected)
     common = sum((Counter(predicted) & Counter(expected)).values())
     return 2 * common / (len(predicted) + len(expected))
+
+
+def jieba_words(text: str) -> str:
+    """Chinese text cut into words by jieba, with single spaces between them."""
+    import jieba
+
+    jieba.setLogLevel("WARNING")  # it tells of its dictionary otherwise
+    return " ".join(word for word in jieba.cut(text) if word.strip())
 
 
 def units(text: str) -> list[str]:

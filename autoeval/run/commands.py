@@ -13,7 +13,7 @@ from pathlib import Path
 
 from autoeval.partitioners import build_partitioner
 from autoeval.run.job import Job, Stage, read_job
-from autoeval.run.lark import LarkReporter
+from autoeval.run.messages import JobMessages
 from autoeval.run.plan import print_plan
 from autoeval.run.progress import Progress
 from autoeval.runners import build_runner
@@ -83,16 +83,19 @@ def _evaluate(options: argparse.Namespace) -> int:
         directory, stamp = _new_directory(job.work_dir)
     write_atomic(directory / "configs" / f"{stamp}.py", job.dump())
     logger.info("%s", directory)
-    lark = LarkReporter(job.lark_bot_url)
-    lark.started()
-    return _Run(job, directory, stamp, options, lark).all()
+    messages = JobMessages(job.lark)
+    messages.started(directory)
+    try:
+        return _Run(job, directory, stamp, options, messages).all()
+    finally:
+        messages.close()
 
 
 class _Run:
     """One job on its way through the stages."""
 
-    def __init__(self, job: Job, directory: Path, stamp: str, options: argparse.Namespace, lark: LarkReporter) -> None:
-        self.job, self.directory, self.stamp, self.options, self.lark = job, directory, stamp, options, lark
+    def __init__(self, job: Job, directory: Path, stamp: str, options: argparse.Namespace, tell: JobMessages) -> None:
+        self.job, self.directory, self.stamp, self.options, self.tell = job, directory, stamp, options, tell
         self.progress = Progress(job, directory)
         self.failures: list[Outcome] = []
         self.reasons: dict[Path, str] = {}  # of results that are not there
@@ -163,7 +166,7 @@ class _Run:
         outcomes = runner.launch(tasks, configs)
         failed = [outcome for outcome in outcomes if not outcome.ok]
         self.failures += failed
-        self.lark.stage_ended(name, [outcome.task.name for outcome in outcomes], [one.task.name for one in failed])
+        self.tell.stage_ended(name, [outcome.task.name for outcome in outcomes], [one.task.name for one in failed])
         return failed
 
     def _summarize(self) -> None:
@@ -177,7 +180,7 @@ class _Run:
         )
         print(table)
         logger.info("%s", path)
-        self.lark.summarized(path)
+        self.tell.summarized(path)
 
 
 def describe(outcome: Outcome) -> str:

@@ -27,6 +27,7 @@ from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
 from autoeval.tasks.model_configs import check_files, check_model, generates_only, resolved
 from autoeval.tasks.names import dataset_abbr, model_abbr, refuse_double
 from autoeval.tasks.results import mode_of
+from recorder.messages.channel import Channel
 
 logger = logging.getLogger("autoeval.run")
 
@@ -63,7 +64,7 @@ class Job:
     dump_details: bool
     allow_code_execution: bool = False
     secrets: dict[str, str] = field(default_factory=dict, repr=False)
-    lark_bot_url: str | None = field(default=None, repr=False)
+    lark: Channel | None = None  # its address is not in its repr
 
     def keep(self, directory: Path) -> Options:
         """What goes into every task besides its model and datasets."""
@@ -141,7 +142,7 @@ def read_job(options: argparse.Namespace) -> Job:
         dump_details=options.dump_eval_details or _setting(config, "dump_eval_details", bool, where) or False,
         allow_code_execution=allowed,
         secrets=secrets,
-        lark_bot_url=_lark(config, options) if options.lark else None,
+        lark=_lark(config, options) if options.lark else None,
     )
     # Whatever is wrong with them shows now and not after hours of inference.
     for stage in (job.infer, job.eval):
@@ -268,13 +269,18 @@ def _summarizer(config: Options, options: argparse.Namespace) -> Options:
     return found
 
 
-def _lark(config: Options, options: argparse.Namespace) -> str:
-    """The configuration's ``lark_bot_url``, or that of ``lark.py`` beside models and datasets; ``${NAME}`` works."""
+def _lark(config: Options, options: argparse.Namespace) -> Channel:
+    """The configuration's ``lark_bot_url`` (and ``lark_bot_secret``), or that of ``lark.py`` beside models and datasets;
+    ``${NAME}`` works. An empty secret is none."""
     file = _config_dir(options) / "lark.py"
-    url = config.get("lark_bot_url") or (read_config(file).get("lark_bot_url") if file.is_file() else None)
-    if not isinstance(url, str):
+    known = config if config.get("lark_bot_url") else read_config(file) if file.is_file() else {}
+    url, secret = known.get("lark_bot_url"), known.get("lark_bot_secret")
+    if not isinstance(url, str) or not isinstance(secret, str | None):
         raise ValueError(f"-l: there is no lark_bot_url (in the configuration, or in {file})")
-    return str(resolved(url))
+    try:
+        return Channel("lark", str(resolved(url)), str(resolved(secret)) if secret else None, "post")
+    except ValueError as error:
+        raise ValueError(f"-l: lark_bot_url: {error}") from None
 
 
 def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:

@@ -10,8 +10,11 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from autoeval.tasks.plan import EvaluationPlan
 
 HOME = Path(__file__).resolve().parents[2]
 WORKER = (sys.executable, "-m", "autoeval.tasks.worker")
@@ -59,9 +62,16 @@ class LocalWorker:
 
     def submit(self, plan: Path) -> None:
         """Hand over a plan file. A worker that has died meanwhile says so by its ``exited`` event."""
+        self._order({"evaluate": str(plan)})
+
+    def convert_ahead(self, plan: EvaluationPlan) -> None:
+        """Let the checkpoint of ``plan`` be converted while another one is evaluated."""
+        self._order({"convert": asdict(plan)})
+
+    def _order(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(f"{plan}\n")
+            self._process.stdin.write(json.dumps(order) + "\n")
             self._process.stdin.flush()
 
     def close(self, grace_seconds: float = 3.0) -> None:

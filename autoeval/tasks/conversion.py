@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from autoeval.checkpoints import CheckpointChanged, fingerprint
 from autoeval.diagnosis.log_lines import validation_loss_at
 from autoeval.tasks.converted import make_room
+from autoeval.tasks.loaded import Incoming, LoadedModel
 from autoeval.tasks.plan import EvaluationPlan
 from recorder.files import write_json
 
@@ -28,27 +30,117 @@ VERIFY_BELOW_PARAMETERS = 1_000_000_000  # Megatron's own model is built beside 
 VERIFY_SECONDS = 3600.0
 
 
-def prepare_model(plan: EvaluationPlan, emit: Callable[..., None]) -> None:
-    """Make ``plan.converted`` a Hugging Face model directory (or find it made already), checked as the plan says.
+class Preparation:
+    """A checkpoint on its way to a loaded model.
 
-    Raises ``ConversionError``, ``NoRoomError`` and ``CheckpointChanged``; a model that failed a check is quarantined.
+    Where the module of the last checkpoint can take the weights, they go into it while they are converted, and the model
+    can be asked before its files are on the disk. Nothing may be recorded of it before ``finish``, which waits for
+    the files, the receipt and the checks.
     """
-    emit("converting")
-    if plan.format == "huggingface":
-        refuse_other_save(plan)
-        emit("converted", seconds=0.0)
-        return
+
+    def __init__(self, plan: EvaluationPlan, loaded: LoadedModel, ahead: Ahead, emit: Callable[..., None]) -> None:
+        """Raises ``ConversionError``, ``NoRoomError`` and ``CheckpointChanged``; a model that failed a check is
+        quarantined."""
+        self.plan, self._loaded = plan, loaded
+        self._incoming: Incoming | None = None
+        self._conversion: Future[Receipt] | None = None
+        started = time.monotonic()
+        emit("converting")
+        if plan.format == "huggingface":
+            refuse_other_save(plan)
+        else:
+            ahead.wait_for(plan)
+            if _nothing_to_wait_for(plan):
+                self._incoming = loaded.receiver(plan.model)
+            self._begin()
+        emit("converted", seconds=round(time.monotonic() - started, 3))
+
+    def _begin(self) -> None:
+        if self._incoming is None:
+            self._accept(_convert(self.plan))
+            return
+        pool, settled = ThreadPoolExecutor(1, "conversion"), self._incoming.settled
+        refuse_other_save(self.plan)  # what is put into the module is this save or, as the conversion will say, none
+        self._conversion = pool.submit(_convert, self.plan, receiver=self._incoming)
+        self._conversion.add_done_callback(lambda _: settled.set())
+        pool.shutdown(wait=False)
+        settled.wait()
+        if not self._incoming.complete:  # it was converted before, does not fit the module, or failed
+            self._incoming = None
+            self.finish()
+
+    def model(self) -> Any:
+        if self._incoming is not None:
+            return self._incoming.model(self.plan.converted)
+        return self._loaded.load(self.plan.converted, self.plan.model)
+
+    def finish(self) -> None:
+        """Returns when the model's files can be trusted. Raises as the constructor does."""
+        if self._conversion is not None:
+            conversion, self._conversion = self._conversion, None
+            try:
+                self._accept(conversion.result())
+            except BaseException:
+                self._loaded.drop()  # whatever is in the module, it is not to be asked
+                raise
+
+    def end(self) -> None:
+        """After this nothing of it is under way, whatever became of it."""
+        if self._conversion is not None:
+            wait([self._conversion])
+            self._conversion = None
+            self._loaded.drop()
+
+    def _accept(self, receipt: Receipt) -> None:
+        plan = self.plan
+        if receipt.fingerprint != plan.checkpoint.fingerprint:
+            raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
+        receipt = _verified(plan, receipt)
+        # The converted model's own receipt names what was read, a pin: this copy is for people, and outlives it.
+        write_json(Path(plan.directory, "receipt.json"), {**receipt.to_json(), "source": plan.checkpoint.path})
+
+
+class Ahead:
+    """Conversion of the checkpoint that will probably be next, in a thread, while another one is evaluated.
+
+    It goes to the disk, so memory holds a few tensors of it. What goes wrong with it is found again, and told, when its
+    turn comes.
+    """
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, "conversion ahead")
+        self._going: dict[Path, Future[Any]] = {}
+
+    def begin(self, plan: EvaluationPlan, in_use: Path | None) -> None:
+        """Convert ``plan``'s checkpoint; ``in_use`` is the converted model that must stay."""
+        if plan.format != "huggingface" and plan.converted != in_use and plan.converted not in self._going:
+            self._going[plan.converted] = self._pool.submit(_convert_ahead, plan, in_use)
+
+    def wait_for(self, plan: EvaluationPlan) -> None:
+        """Until a conversion of ``plan`` that was begun has ended, however it did."""
+        going = self._going.pop(plan.converted, None)
+        if going is not None and not going.cancel():
+            wait([going])
+
+
+def _convert_ahead(plan: EvaluationPlan, in_use: Path | None) -> None:
     started = time.monotonic()
-    receipt = _convert(plan)
-    if receipt.fingerprint != plan.checkpoint.fingerprint:
-        raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
-    emit("converted", seconds=round(time.monotonic() - started, 3))
-    receipt = _verified(plan, receipt)
-    # The converted model's own receipt names what was read, a pin: this copy is for people, and outlives it.
-    write_json(Path(plan.directory, "receipt.json"), {**receipt.to_json(), "source": plan.checkpoint.path})
+    try:
+        _convert(plan, checks=False, in_use=in_use)
+    except Exception as error:
+        logger.info("%s is not converted ahead of its turn: %s", plan.source, error)
+    else:
+        logger.info("%s was converted ahead of its turn in %.2f s", plan.source, time.monotonic() - started)
 
 
-def _convert(plan: EvaluationPlan) -> Receipt:
+def _nothing_to_wait_for(plan: EvaluationPlan) -> bool:
+    """Whether no check is sure to be made of the written model, which would take memory beside the loaded one."""
+    return plan.conversion.verify != "always" and _expected_loss(plan) is None
+
+
+def _convert(
+    plan: EvaluationPlan, receiver: Incoming | None = None, *, checks: bool = True, in_use: Path | None = None
+) -> Receipt:
     from autoeval.convert import TokenizerSource, convert
 
     files = plan.tokenizer
@@ -63,14 +155,15 @@ def _convert(plan: EvaluationPlan) -> Receipt:
 
     def before_the_first_byte(done: int, total: int) -> None:
         if done == 0:
-            make_room(plan.converted, total, plan.conversion.budget_bytes)
+            make_room(plan.converted, total, plan.conversion.budget_bytes, in_use)
 
     return convert(
         Path(plan.source),
         plan.converted,
         tokenizer=tokenizer,
-        expected_loss=_expected_loss(plan),
+        expected_loss=_expected_loss(plan) if checks else None,
         progress=before_the_first_byte,
+        receiver=receiver,
     )
 
 

@@ -37,14 +37,16 @@ def sweep(run_directory: Path) -> None:
             shutil.rmtree(left, ignore_errors=True)
 
 
-def make_room(target: Path, needed: int, budget: int | None) -> None:
+def make_room(target: Path, needed: int, budget: int | None, in_use: Path | None = None) -> None:
     """Make sure that ``needed`` bytes for the model ``target`` fit the disk and the ``budget``.
 
-    Other converted models of the run are removed for it, oldest first. Raises ``NoRoomError`` with the figures when
+    Other converted models of the run but the one ``in_use`` are removed for it, oldest first. Raises ``NoRoomError`` with the figures when
     that is not enough; nothing is removed in vain.
     """
-    others = [path for path in converted_models(target.parent.parent) if path != target]
+    others = [path for path in converted_models(target.parent.parent) if path not in (target, in_use)]
     sizes = {path: size_of(path) for path in others}
+    if budget is not None and in_use is not None:
+        budget -= size_of(in_use)
     if budget is not None and needed > budget:
         raise NoRoomError(
             f"{target}: takes {_gb(needed)}, model.converted_disk_gb allows {_gb(budget)} for all converted models"

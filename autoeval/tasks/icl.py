@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 from autoeval.datasets.loaders import load_splits, test_rows, train_rows
 from autoeval.datasets.rows import DatasetError, Row, Source, content_hash, in_range, subset
-from autoeval.models.requests import Cost, LanguageModel
+from autoeval.models.requests import LanguageModel
+from autoeval.openicl.asking import Asked, records_of
 from autoeval.openicl.evaluation import evaluate, reference_of
 from autoeval.openicl.evaluators import build_evaluator, check_code_execution
 from autoeval.openicl.inferencers import build_inferencer
@@ -23,6 +23,7 @@ from autoeval.openicl.prompt_template import PromptTemplate
 from autoeval.openicl.retrievers import build_retriever
 from autoeval.openicl.sample import Prompting, Reader, Sample
 from autoeval.openicl.styles import Style
+from autoeval.tasks.clusters import clusters_of, stderr_with
 from autoeval.tasks.configs import DatasetConfig, find_config, loader_options, read_configs
 from recorder.results import Item, Score
 
@@ -47,12 +48,11 @@ class IclTask:
 
 @dataclass(frozen=True)
 class IclOutcome:
-    """``predictions`` in OpenCompass's JSON shape; ``scores`` in 0..1; ``items`` per metric; ``cost`` of this task."""
+    """``predictions`` in OpenCompass's JSON shape; ``scores`` in 0..1; ``items`` per metric."""
 
     predictions: dict[str, Any]
     scores: tuple[Score, ...]
     items: tuple[Item, ...]
-    cost: dict[str, float]
 
 
 def load_icl_tasks(
@@ -85,13 +85,19 @@ def load_icl_task(config: DatasetConfig, *, data_dir: Path, limit: int | None = 
 
 def run_icl_task(task: IclTask, model: LanguageModel, *, style: Style | None = None) -> IclOutcome:
     """Evaluate ``model``. Raises ``ValueError`` for a log-probability that is no number."""
-    before, started = _counters(model.cost), time.perf_counter()
-    records = infer_samples(task, model, task.samples, style=style)
+    return icl_outcome(task, infer_samples(task, model, task.samples, style=style), style=style)
+
+
+def ask_icl_task(task: IclTask, model: LanguageModel) -> Asked:
+    """What the task asks ``model``: it depends on tokenizer and window only. Raises ``ValueError`` for what cannot be
+    asked it."""
+    return build_inferencer(task.infer_cfg["inferencer"]).ask(model, task.samples, task.prompting)
+
+
+def icl_outcome(task: IclTask, records: Sequence[Mapping[str, Any]], *, style: Style | None = None) -> IclOutcome:
+    """From the records of all of the task's samples. Raises ``ValueError`` when they cannot be scored."""
     scores, items = evaluate_records(task, records, style=style, allow_code_execution=task.allow_code_execution)
-    after = _counters(model.cost)
-    cost = {name: value - before.get(name, 0) for name, value in after.items()}
-    cost["task_seconds"] = time.perf_counter() - started
-    return IclOutcome({str(number): record for number, record in enumerate(records)}, scores, items, cost)
+    return IclOutcome({str(number): record for number, record in enumerate(records)}, scores, items)
 
 
 def infer_samples(
@@ -103,7 +109,7 @@ def infer_samples(
     one they lie one under the other. A model that has ``generate_messages`` is asked with chat messages.
     """
     prompting = task.prompting if style is None else dataclasses.replace(task.prompting, style=style)
-    return build_inferencer(task.infer_cfg["inferencer"]).infer(model, samples, prompting)
+    return records_of(build_inferencer(task.infer_cfg["inferencer"]).ask(model, samples, prompting), model)
 
 
 def evaluate_records(
@@ -129,11 +135,12 @@ def evaluate_records(
         allow_code_execution=allow_code_execution,
     )
     chance = _chance(records) if kind == "rank" else None
+    clusters = clusters_of(task.samples)
     scores = tuple(
         Score(
             metric.name,
             metric.value,
-            metric.stderr,
+            stderr_with(clusters, metric.value, metric.stderr, metric.values),
             len(metric.values),
             higher_is_better=metric.higher_is_better,
             chance=chance if metric.name.startswith("acc") else None,
@@ -141,9 +148,9 @@ def evaluate_records(
         for metric in metrics
     )
     items = tuple(
-        Item(sample.key, metric.name, value)
+        Item(sample.key, metric.name, value, cluster)
         for metric in metrics
-        for sample, value in zip(task.samples, metric.values, strict=True)
+        for sample, value, cluster in zip(task.samples, metric.values, clusters, strict=True)
     )
     return scores, items
 
@@ -250,8 +257,3 @@ def _check(samples: Sequence[Sample], prompting: Prompting, options: Mapping[str
         elif needs_reference and "dialogue" not in sample.row.columns:
             reference_of(sample, prompting)
         prompting.ice(sample.examples)
-
-
-def _counters(cost: Cost) -> dict[str, float]:
-    plain = {name: value for name, value in dataclasses.asdict(cost).items() if name != "extra"}
-    return {**plain, **cost.extra}

@@ -89,6 +89,7 @@ class EvaluationPlan:
     model: ModelOptions = ModelOptions()
     conversion: ConversionOptions = ConversionOptions()
     skip: tuple[str, ...] = ()  # tasks that killed the worker too often
+    together: bool = True  # false: each task by itself, to find out which one kills the worker
 
     def result_path(self, task: str) -> Path:
         return Path(self.directory, "results", self.checkpoint.model, f"{file_name(task)}.json")
@@ -119,7 +120,10 @@ def save_plan(path: Path, plan: EvaluationPlan) -> None:
 
 
 def load_plan(path: Path) -> EvaluationPlan:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    return plan_from_json(json.loads(path.read_text(encoding="utf-8")))
+
+
+def plan_from_json(content: dict[str, Any]) -> EvaluationPlan:
     tokenizer = content["tokenizer"]
     return EvaluationPlan(
         checkpoint=CheckpointRef(**content["checkpoint"]),
@@ -133,6 +137,7 @@ def load_plan(path: Path) -> EvaluationPlan:
         model=ModelOptions(**content["model"]),
         conversion=ConversionOptions(**content["conversion"]),
         skip=tuple(content["skip"]),
+        together=content["together"],
     )
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoeval.tasks.plan import EvaluationPlan, HelmPlan, TaskPlan
-from recorder.results import ResultFileError, TaskResult, read_result
+from recorder.files import write_json
+from recorder.results import Item, ResultFileError, Score, TaskResult, read_result, write_result
 
 if TYPE_CHECKING:
     from autoeval.helm.spec import HelmTask
@@ -24,6 +25,16 @@ class Work:
     version: str
     source: str
     task: Any
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task found; ``cost`` is what only its own room can tell."""
+
+    predictions: dict[str, Any] | None
+    scores: tuple[Score, ...]
+    items: tuple[Item, ...]
+    cost: dict[str, float] = field(default_factory=dict)
 
 
 def load_tasks(plan: TaskPlan) -> list[Work]:
@@ -99,36 +110,35 @@ def set_aside_other_saves(plan: EvaluationPlan) -> None:
                 shutil.move(old, new)
 
 
-def evaluate_task(plan: EvaluationPlan, task: Work, model: Any) -> tuple[dict[str, Any] | None, TaskResult]:
-    """Score ``model`` on ``task``: the predictions to keep (HELM keeps its own) and the result."""
-    started = time.monotonic()
-    if task.source == "icl":
-        from autoeval.tasks.icl import run_icl_task
+def run_helm(plan: EvaluationPlan, task: Work, model: Any) -> Outcome:
+    """Score ``model`` on a HELM task; its predictions are HELM's own files."""
+    from autoeval.helm.run import run_helm_task
 
-        icl = run_icl_task(task.task, model)
-        predictions, scores, items, cost = icl.predictions, icl.scores, icl.items, icl.cost
-    else:
-        assert plan.tasks.helm is not None
-        from autoeval.helm.run import run_helm_task
+    assert plan.tasks.helm is not None
+    checkpoint = plan.checkpoint
+    helm = run_helm_task(
+        task.task,
+        model,
+        model_name=f"autoeval/{checkpoint.model}-{checkpoint.iteration}-{checkpoint.fingerprint[:8]}",
+        output_path=Path(plan.tasks.helm.output_path),
+        suite=plan.tasks.helm.suite,
+        seconds_limit=plan.tasks.helm.seconds_limit,
+    )
+    return Outcome(None, tuple(helm.scores), tuple(helm.items), helm.cost)
 
-        helm = run_helm_task(
-            task.task,
-            model,
-            model_name=f"autoeval/{plan.checkpoint.model}-{plan.checkpoint.iteration}-{plan.checkpoint.fingerprint[:8]}",
-            tokenizer_path=plan.converted,
-            output_path=Path(plan.tasks.helm.output_path),
-            suite=plan.tasks.helm.suite,
-            seconds_limit=plan.tasks.helm.seconds_limit,
-        )
-        predictions, scores, items, cost = None, helm.scores, helm.items, helm.cost
+
+def record(plan: EvaluationPlan, task: Work, outcome: Outcome, cost: dict[str, float]) -> None:
+    """Write the predictions, then the result: where there is a result, the task is done."""
+    if outcome.predictions is not None:
+        write_json(plan.predictions_path(task.name), outcome.predictions, indent=None)
     result = TaskResult(
         checkpoint=plan.checkpoint,
         task=task.name,
         task_version=task.version,
         source=task.source,
-        scores=tuple(scores),
-        items=tuple(items),
-        cost={**cost, "wall_seconds": round(time.monotonic() - started, 3)},
+        scores=outcome.scores,
+        items=outcome.items,
+        cost={**outcome.cost, **cost},
         finished_at=round(time.time(), 3),
     )
-    return predictions, result
+    write_result(plan.result_path(task.name), result)

@@ -1,8 +1,9 @@
 """The process that computes: takes plans on its standard input, answers with events on its standard output.
 
-    python -m autoeval.tasks.worker             serve: one plan file's path a line in, one JSON event a line out
+    python -m autoeval.tasks.worker             serve: one JSON order a line in, one JSON event a line out
     python -m autoeval.tasks.worker --list      task plan (JSON) on standard input; tasks with versions out
 
+Orders are ``{"evaluate": PLAN_FILE}`` and ``{"convert": PLAN}`` (ahead of its turn, while another one is evaluated).
 The daemon imports no torch; this process does, once, and is kept for the next checkpoint; it is started while
 a save is still under way, so that it is ready when that is complete. It ends as soon as its
 standard input closes, also in the middle of a task, so that it never outlives the daemon. All it leaves behind are
@@ -19,30 +20,31 @@ import queue
 import signal
 import sys
 import threading
-import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from autoeval.checkpoints import CheckpointChanged
-from autoeval.tasks.conversion import prepare_model, refuse_other_save, source_unchanged
-from autoeval.tasks.plan import EvaluationPlan, TaskPlan, load_plan, task_plan_from_json
-from autoeval.tasks.work import Work, evaluate_task, existing_result, load_tasks, set_aside_other_saves
-from recorder.files import write_json
-from recorder.results import write_result
+from autoeval.tasks.conversion import source_unchanged
+from autoeval.tasks.evaluation import Evaluator, describe
+from autoeval.tasks.plan import EvaluationPlan, load_plan, plan_from_json, task_plan_from_json
+from autoeval.tasks.work import load_tasks
 
 logger = logging.getLogger("autoeval.worker")
 
+HEARTBEAT_SECONDS = 2.0
+
 
 class Events:
-    """Writes events to the real standard output, which nothing else in this process can reach."""
+    """Writes events to the real standard output, which nothing else in this process can reach. For any thread."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
+        self._lock = threading.Lock()
 
     def __call__(self, event: str, **details: Any) -> None:
-        self._stream.write(json.dumps({"event": event, **details}) + "\n")
-        self._stream.flush()
+        with self._lock:
+            self._stream.write(json.dumps({"event": event, **details}) + "\n")
+            self._stream.flush()
 
 
 def take_standard_output() -> TextIO:
@@ -53,16 +55,17 @@ def take_standard_output() -> TextIO:
 
 
 def serve(emit: Events) -> None:
-    """Evaluate plans until the input closes."""
-    plans: queue.Queue[str] = queue.Queue()
-    threading.Thread(target=_read_input, args=(plans,), daemon=True).start()
-    tasks_of: dict[TaskPlan, list[Work]] = {}
+    """Obey orders until the input closes."""
+    plans: queue.Queue[EvaluationPlan] = queue.Queue()
+    evaluator = Evaluator(emit)
+    threading.Thread(target=_read_input, args=(plans, evaluator), daemon=True).start()
     warm_up()
     emit("ready", pid=os.getpid())
     while True:
-        plan = load_plan(Path(plans.get()))
+        plan = plans.get()
         try:
-            evaluate(plan, emit, tasks_of)
+            with _beating(emit):
+                evaluator.evaluate(plan)
         except Exception as error:
             logger.exception("checkpoint %s failed", plan.checkpoint.iteration)
             # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
@@ -72,6 +75,24 @@ def serve(emit: Events) -> None:
             emit(kind, error=told, log=str(plan.log_path("convert")))
         else:
             emit("checkpoint_done")
+
+
+@contextlib.contextmanager
+def _beating(emit: Events) -> Iterator[None]:
+    """Say every now and then that this process is alive, while the block runs."""
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(HEARTBEAT_SECONDS):
+            emit("alive")
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 def warm_up() -> None:
@@ -89,108 +110,20 @@ def warm_up() -> None:
         logger.exception("an import failed; it will fail each checkpoint too, which says so in its own log")
 
 
-def _read_input(plans: queue.Queue[str]) -> None:
-    for line in sys.stdin:
-        if line.strip():
-            plans.put(line.strip())
+def _read_input(plans: queue.Queue[EvaluationPlan], evaluator: Evaluator) -> None:
+    try:
+        for line in sys.stdin:
+            order = json.loads(line)
+            if "evaluate" in order:
+                plans.put(load_plan(Path(order["evaluate"])))
+            else:
+                evaluator.convert_ahead(plan_from_json(order["convert"]))
+    except Exception:
+        logger.exception("an order that cannot be obeyed")
     # The daemon is gone or wants us gone; what is on disk is whole. Nothing that we started may outlive us either.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
-
-
-def evaluate(plan: EvaluationPlan, emit: Events, tasks_of: dict[TaskPlan, list[Work]]) -> None:
-    """Convert, load and score one checkpoint. A task that fails, fails alone; a failed conversion raises.
-
-    Raises ``CheckpointChanged`` when the files are not, or no longer, those of the plan: then nothing was recorded
-    that is not of this very save.
-    """
-    set_aside_other_saves(plan)
-    prepared = False
-    if any(name not in plan.skip and existing_result(plan, name, version) is None for name, version in plan.expected):
-        prepare(plan, emit)  # before the tasks' data are read, which can take a while
-        prepared = True
-    if plan.tasks not in tasks_of:
-        tasks_of[plan.tasks] = load_tasks(plan.tasks)
-    tasks = tasks_of[plan.tasks]
-    emit("tasks", tasks=[[task.name, task.version] for task in tasks])
-    waiting = []
-    for task in tasks:
-        if existing_result(plan, task.name, task.version) is not None:
-            emit("task_done", task=task.name, version=task.version, result=str(plan.result_path(task.name)))
-        elif task.name not in plan.skip:
-            waiting.append(task)
-    if not waiting:
-        return
-    if not prepared:
-        prepare(plan, emit)
-    with log_file(plan.log_path("convert")):
-        model = load_model(plan)
-    try:
-        for task in waiting:
-            run_task(plan, task, model, emit)
-    finally:
-        model.unload()
-
-
-def prepare(plan: EvaluationPlan, emit: Events) -> None:
-    with log_file(plan.log_path("convert")):
-        prepare_model(plan, emit)
-
-
-def load_model(plan: EvaluationPlan) -> Any:
-    from autoeval.models.hf import HuggingFaceModel
-
-    options = plan.model
-    return HuggingFaceModel(
-        plan.converted,
-        dtype=options.dtype,
-        device=options.device,
-        max_seq_len=options.max_seq_len,
-        batch_tokens=options.batch_tokens,
-    )
-
-
-def run_task(plan: EvaluationPlan, task: Work, model: Any, emit: Events) -> None:
-    """One task: predictions and result on disk, or one ``task_failed`` event with the last error."""
-    log = plan.log_path(task.name)
-    emit("task_started", task=task.name, version=task.version, log=str(log))
-    with log_file(log):
-        try:
-            predictions, result = evaluate_task(plan, task, model)
-            if plan.format == "huggingface":  # its weights are read where they lie, perhaps as late as now
-                refuse_other_save(plan)
-            if predictions is not None:
-                write_json(plan.predictions_path(task.name), predictions)
-            write_result(plan.result_path(task.name), result)
-        except CheckpointChanged:
-            raise
-        except Exception as error:
-            logger.exception("task %s failed", task.name)
-            emit("task_failed", task=task.name, version=task.version, error=describe(error), log=str(log))
-            return
-    emit("task_done", task=task.name, version=task.version, result=str(plan.result_path(task.name)))
-
-
-@contextlib.contextmanager
-def log_file(path: Path) -> Iterator[None]:
-    """Send this process's log records to ``path`` too, while the block runs."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.getLogger().addHandler(handler)
-    try:
-        yield
-    finally:
-        logging.getLogger().removeHandler(handler)
-        handler.close()
-
-
-def describe(error: BaseException) -> str:
-    """An exception in one line; the project's own say all there is to know without the name of their class."""
-    if type(error).__module__.partition(".")[0] in ("autoeval", "recorder") and str(error):
-        return " ".join(str(error).split("\n"))
-    return "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
 
 
 def list_tasks(emit: Events) -> int:

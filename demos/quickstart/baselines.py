@@ -146,7 +146,6 @@ def measure(work: Path) -> list[dict[str, Any]]:
                 helm_task,
                 model,
                 model_name=name,
-                tokenizer_path=work / "tokenizer",
                 output_path=helm_output,
                 suite=name,
             )

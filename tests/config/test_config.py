@@ -8,7 +8,7 @@ import pytest
 
 from autoeval.checkpoints import SettleTimes
 from autoeval.config import load_config
-from autoeval.planning import WatchOptions, make_watcher
+from autoeval.planning import WatchOptions, make_watcher, write_settings
 from autoeval.yaml_file import ConfigError
 
 GOOD = """
@@ -145,7 +145,48 @@ def test_order_backlog_settle_times_and_checks_of_the_conversion(tmp_path: Path)
 
 def test_what_this_version_cannot_do_is_said_and_not_passed_over(tmp_path: Path) -> None:
     assert "runner 'local' only" in complaint(tmp_path, GOOD + "  runner: {type: slurm}\n")
-    assert "lark" in complaint(tmp_path, GOOD + "  lark: {webhook: https://example.org}\n")
+
+
+HOOK = "https://open.feishu.cn/open-apis/bot/v2/hook/not-to-be-seen"
+
+
+def test_messages_are_off_by_default_and_their_addresses_come_from_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load_config(write(tmp_path, GOOD))[0].channels == ()
+    sections = "  lark: {webhook: '${LARK_WEBHOOK}', secret: '${LARK_SECRET}', format: post}\n"
+    sections += "  slack: {webhook: https://hooks.slack.com/services/T/B/not-to-be-seen}\n"
+    sections += "  webhook: {url: http://127.0.0.1:8123/not-to-be-seen}\n"
+    monkeypatch.setenv("LARK_WEBHOOK", HOOK)
+    monkeypatch.setenv("LARK_SECRET", "not-to-be-seen-either")
+    (config,) = load_config(write(tmp_path, GOOD + sections))
+    lark, slack, own = config.channels
+    assert (lark.name, lark.address, lark.secret, lark.format) == ("lark", HOOK, "not-to-be-seen-either", "post")
+    assert (slack.name, slack.secret) == ("slack", None) and own.address == "http://127.0.0.1:8123/not-to-be-seen"
+    shown = repr(config) + repr(config.channels) + config.model_dump_json() + write_settings(config).read_text()
+    assert "not-to-be-seen" not in shown
+    monkeypatch.setenv("LARK_WEBHOOK", "")  # what turns it off without another file
+    assert [channel.name for channel in load_config(write(tmp_path, GOOD + sections))[0].channels] == [
+        "slack",
+        "webhook",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("lark: {webhook: not-to-be-seen}", "auto_eval.lark.webhook: expected the URL of a webhook, https://…"),
+        ("lark: {webhook: 'http://open.feishu.cn/not-to-be-seen'}", "expected https://"),
+        ("lark: https://open.feishu.cn/not-to-be-seen", "auto_eval.lark"),
+        ("lark: {webhok: https://open.feishu.cn/not-to-be-seen}", "lark.webhok: unknown key; did you mean 'webhook'?"),
+        ("slack: {webhook: [not-to-be-seen]}", "auto_eval.slack.webhook"),
+        ("webhook: {url: 'https://[not-to-be-seen'}", "auto_eval.webhook.url"),
+        ("lark: {webhook: 'https://h/x', format: not-to-be-seen}", "auto_eval.lark.format: Input should be 'card'"),
+    ],
+)
+def test_a_wrong_address_is_told_without_showing_it(tmp_path: Path, section: str, expected: str) -> None:
+    message = complaint(tmp_path, GOOD + f"  {section}\n")
+    assert expected in message and "not-to-be-seen" not in message
 
 
 def test_a_missing_file_and_broken_yaml_are_told(tmp_path: Path) -> None:

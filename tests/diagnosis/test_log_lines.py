@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
-from autoeval.diagnosis.log_lines import validation_loss_at, validation_losses
+from autoeval.diagnosis.formats.megatron import validations
+from autoeval.diagnosis.log_lines import validation_loss_at
 
 
 def test_megatrons_lines_are_understood_whatever_stands_before_them() -> None:
@@ -17,7 +19,9 @@ def test_megatrons_lines_are_understood_whatever_stands_before_them() -> None:
         "validation loss at iteration 500 | lm loss val",
         "validation loss at iteration 600 | lm loss value: 1.2E+ ",
     ]
-    assert validation_losses(lines) == {100: 8.017406, 200: 7.5}
+    found = validations("\n".join(lines).encode())
+    assert [one[:2] for one in found] == [(100, ""), (200, ""), (400, "")]
+    assert [one.loss for one in found[:2]] == [8.017406, 7.5] and math.isnan(found[2].loss)
 
 
 def test_after_a_rollback_the_later_line_counts(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ if __name__ == "__main__":
                 next(iter(model.parameters()))[3] = float("nan")
         cpu.save_torch_dist(sys.argv[1] + "/torch_dist", iteration, model, arguments)
         cpu.save_legacy(sys.argv[1] + "/torch", iteration, model, arguments)
+    arguments = cpu.gpt_args(padded_vocab_size=384, hidden_size=48)
+    cpu.save_torch_dist(sys.argv[1] + "/wide", 100, cpu.build_gpt(arguments), arguments)
 """
 MEGATRON_CONFIG = """
 auto_eval:
@@ -65,7 +67,8 @@ def project(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def megatron_saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """``{torch_dist,torch}/iter_0000{100,200,300,400}``, each with weights of its own; those of 400 have NaNs."""
+    """``{torch_dist,torch}/iter_0000{100,200,300,400}``, each with weights of its own; those of 400 have NaNs. And
+    ``wide/iter_0000100``, a model of another shape."""
     pytest.importorskip("megatron.core", reason="megatron-core writes the checkpoints of these tests")
     directory = tmp_path_factory.mktemp("megatron")
     script = directory / "save.py"

@@ -75,7 +75,7 @@ def test_helm_run_with_our_runner_or_our_client_gives_what_the_daemon_gets(
     model = HuggingFaceModel(path, dtype="float32", device="cpu")
     run_helm_task(
         HelmTask("dyck_language", "v", (ENTRY,), (), 4), model,
-        model_name="first", tokenizer_path=path, output_path=tmp_path / "daemon", suite="s",
+        model_name="first", output_path=tmp_path / "daemon", suite="s",
     )  # fmt: skip
     (daemon,) = (tmp_path / "daemon" / "runs" / "s").glob("dyck_language*")
     expected = answers(daemon)

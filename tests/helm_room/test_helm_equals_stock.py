@@ -102,7 +102,7 @@ def test_the_statistics_equal_those_of_helm_itself(
     path = tiny_models[0]
     model = HuggingFaceModel(path, dtype="float32", device="cpu")
     task = HelmTask("task", "version", (entry,), (), 4)
-    run_helm_task(task, model, model_name="ours", tokenizer_path=path, output_path=tmp_path, suite="suite")
+    run_helm_task(task, model, model_name="ours", output_path=tmp_path, suite="suite")
     run_stock(entry, path, model.max_seq_len, tmp_path, 4)
     assert completions(tmp_path, "autoeval_ours") == completions(tmp_path, "stock_reference")
     ours, theirs = statistics(tmp_path, "autoeval_ours"), statistics(tmp_path, "stock_reference")

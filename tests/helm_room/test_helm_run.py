@@ -26,9 +26,7 @@ def make_task(*entries: str, metrics: tuple[str, ...] = (), eval_instances: int 
 
 
 def evaluate(task: HelmTask, model: LanguageModel, path: Path, output: Path, **options: float) -> HelmOutcome:
-    return run_helm_task(
-        task, model, model_name=path.name, tokenizer_path=path, output_path=output, suite="suite", **options
-    )
+    return run_helm_task(task, model, model_name=path.name, output_path=output, suite="suite", **options)
 
 
 def score(outcome: HelmOutcome, metric: str) -> Score:

@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "models": set(),
     "datasets": set(),
     "diagnosis": set(),
+    "intents": set(),
     "openicl": {"models", "datasets"},
     "helm": {"models"},
     "tasks": {"checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm"},

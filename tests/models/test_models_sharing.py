@@ -13,8 +13,12 @@ import torch
 
 import autoeval.models.continuous
 import autoeval.models.memory
+import autoeval.models.stems
+from autoeval.models.attention import State
 from autoeval.models.hf import HuggingFaceModel
 from autoeval.models.requests import GenerationRequest, LoglikelihoodRequest
+from autoeval.models.stems import stems_of
+from autoeval.models.trie import Walk, key_of
 from tests.tiny_models import save_tiny_tokenizer
 
 ENDS = {"bos_token_id": 0, "eos_token_id": 1}
@@ -223,6 +227,85 @@ def test_generation_computes_a_shared_prompt_once(model: HuggingFaceModel, monke
     # every text's first token comes from its prompt; the prompt asked too often is walked twice
     again = len(prompts[3].prompt)
     assert computed == distinct([one.prompt for one in prompts]) + again + generated - len(prompts)
+
+
+def test_the_stem_of_many_texts_is_read_once(model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention in two parts, joined by their log-sums, gives the texts of attention in one; slots have the rest."""
+    draw = random.Random(7)
+    heads = [tokens(draw, 40), tokens(draw, 60)]
+    prompts = [
+        GenerationRequest(heads[number % 2] + tokens(draw, 1 + number % 6), 2 + number % 7) for number in range(24)
+    ]
+    prompts += [prompts[5]] * 3 + [GenerationRequest(heads[1], 9), GenerationRequest((9, 9), 9)]
+    model.batch_tokens = 128
+    slots, stems = [], []
+    attend = State._attend_growing
+
+    def seen(self: State, layer: Any, *others: Any) -> None:
+        slots.append(max(layer.slots))
+        stems.append({number: keys.shape[2] for number, (keys, _) in layer.stems.items()})
+        attend(self, layer, *others)
+
+    monkeypatch.setattr(State, "_attend_growing", seen)
+    made = model.generate(prompts)
+    assert [list(one.tokens) for one in made] == [naive_text(model, request) for request in prompts]
+    assert max(slots) < 32  # not one of them holds a head
+    assert {length for some in stems for length in some.values()} == {40, 60}
+    assert stems[-1] != stems[len(stems) // 2] or len(stems[-1]) < 2  # they go with their last text
+
+
+def stems_by_definition(rows: list[tuple[int, ...]], texts: list[int], depth: int) -> int:
+    """The most tokens that can be saved below a node of the trie: by one group of all, or by those below each child."""
+    children: dict[tuple[int, ...], list[int]] = {}
+    for number, row in enumerate(rows):
+        children.setdefault(row[: depth + 1], []).append(number)
+    together = (sum(texts) - 1) * depth
+    below = [
+        stems_by_definition([rows[n] for n in some], [texts[n] for n in some], depth + 1)
+        for prefix, some in children.items()
+        if len(prefix) > depth
+    ]
+    return max(together if together >= autoeval.models.stems.WORTH else 0, sum(below))
+
+
+def test_stems_save_as_much_as_groups_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(autoeval.models.stems, "WORTH", 4)
+    draw = random.Random(8)
+    for _ in range(60):
+        rows = sorted({tuple(draw.randrange(2) for _ in range(draw.randrange(1, 9))) for _ in range(7)})
+        walk = Walk([key_of(row) for row in rows])
+        texts = [draw.randrange(1, 4) for _ in rows]
+        found = stems_of(walk, texts)
+        saved = 0
+        for stem in {one for one in found if one is not None}:
+            members = [number for number, one in enumerate(found) if one == stem]
+            assert len({tuple(walk.rows[number][: stem.length]) for number in members}) == 1
+            saved += (sum(texts[number] for number in members) - 1) * stem.length
+        assert saved == stems_by_definition([tuple(row.tolist()) for row in walk.rows], texts, 0)
+
+
+def test_one_generated_token_costs_no_more_than_a_score(model: HuggingFaceModel) -> None:
+    """HELM asks multiple choice as one token after a few-shot prompt: the same passes, one logit row a prompt."""
+    draw = random.Random(9)
+    head = tokens(draw, 60)
+    questions = list(dict.fromkeys(head + tokens(draw, 2 + number % 9) for number in range(300)))
+    costs, passes = [], []
+    hook = model.model.get_decoder().register_forward_pre_hook(lambda *_: passes.append(1))
+    model.batch_tokens = 128
+    try:
+        for ask in (
+            lambda: model.generate([GenerationRequest(one, 1) for one in questions]),
+            lambda: model.loglikelihoods([LoglikelihoodRequest(one, (7,)) for one in questions]),
+        ):
+            before = (model.cost.computed_tokens, model.cost.extra.get("logit_positions", 0))
+            passes.clear()
+            answers = ask()
+            after = (model.cost.computed_tokens, model.cost.extra["logit_positions"])
+            costs.append((*(b - a for a, b in zip(before, after, strict=True)), len(passes)))
+    finally:
+        hook.remove()
+    assert costs[0] == costs[1]
+    assert len(answers) == len(questions) > 250
 
 
 def test_a_text_that_ends_makes_room_in_the_next_pass(model: HuggingFaceModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,7 @@ import re
 import signal
 import subprocess
 import sys
-import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -211,7 +209,7 @@ def test_an_average_without_the_task_that_failed_is_not_on_the_curve(work_dir: W
 
 
 def test_a_server_that_is_away_leaves_the_rows_pending(work_dir: WorkDir, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setattr("recorder.wandb_publisher.INIT_SECONDS", 3.0)
+    monkeypatch.setattr("recorder.wandb_client.INIT_SECONDS", 3.0)
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     work_dir.evaluated(checkpoint(1000), 0.4, 0.5)
     online = json.loads(work_dir.settings.read_text())
@@ -224,49 +222,6 @@ def test_a_server_that_is_away_leaves_the_rows_pending(work_dir: WorkDir, monkey
     work_dir.settings.write_text(offline)
     work_dir.refresh()
     assert len(work_dir.rows(run_id("proj", "gpt"))) == 1
-
-
-class SilentServer(BaseHTTPRequestHandler):
-    """Lets a run begin, and then takes no row."""
-
-    def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["content-length"]))
-        project = {"id": "1", "name": "proj", "entity": {"id": "1", "name": "team"}}
-        bucket = {"id": "1", "name": "run", "displayName": "run", "config": "{}", "project": project}
-        user = {"id": "1", "entity": "team", "username": "user", "teams": {"edges": []}, "flags": "{}"}
-        files = {"runID": "1", "uploadHeaders": [], "files": []}
-        answers = {"viewer": user, "upsertBucket": {"bucket": bucket, "inserted": True}, "createRunFiles": files}
-        answers |= {"model": {"bucket": None}, "project": None}
-        body = json.dumps({"data": answers}).encode()
-        self.send_response(200 if self.path == "/graphql" else 500)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.mark.slow
-def test_a_server_that_stops_taking_rows_does_not_hold_the_views(work_dir: WorkDir, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("recorder.wandb_publisher.FINISH_SECONDS", 1.0)
-    monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
-    work_dir.evaluated(checkpoint(1000), 0.4, 0.5)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), SilentServer)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        address = f"http://127.0.0.1:{server.server_port}"
-        content = json.loads(work_dir.settings.read_text())
-        content["wandb"] |= {"mode": "online", "entity": "team", "base_url": address}
-        work_dir.settings.write_text(json.dumps(content))
-        outcome = refresh(work_dir.path, read_settings(work_dir.settings))
-    finally:
-        server.shutdown()
-        server.server_close()
-    assert (outcome.published, outcome.pending) == (0, 1) and "Timed out" in (outcome.error or "")
-    ledger = Ledger(work_dir.path / "ledger.sqlite")
-    assert len(ledger.outbox_pending("wandb")) == 2
-    ledger.close()
 
 
 def test_disabled_writes_the_files_and_no_wandb_directory(work_dir: WorkDir):
@@ -306,12 +261,12 @@ def test_a_torn_or_damaged_file_gives_the_records_before(work_dir: WorkDir, tmp_
 
 KILL_AT = """
 import os, signal, sys
-from recorder import refresh, wandb_publisher
+from recorder import refresh, wandb_delivery
 import wandb
 def die(*_, **__):
     os.kill(os.getpid(), signal.SIGKILL)
 patched, name = {"log": (wandb.Run, "log"), "teardown": (wandb, "teardown"), "finish": (wandb.Run, "finish"),
-                 "confirm": (wandb_publisher.Publisher, "_confirm"), "mark": (refresh.Ledger, "outbox_done")}[sys.argv[1]]
+                 "confirm": (wandb_delivery.Delivery, "_confirm"), "mark": (refresh.Ledger, "outbox_done")}[sys.argv[1]]
 setattr(patched, name, die)
 refresh.main(sys.argv[2:])
 """

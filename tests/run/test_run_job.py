@@ -16,6 +16,7 @@ from autoeval.run.secrets import without_secrets
 from autoeval.tasks.model_configs import check_model, resolved, with_model_defaults
 from tests.run.conftest import REPOSITORY, World, make_world
 
+HOME = Path(__file__).resolve().parents[2]
 MODEL = {"type": "HuggingFaceBaseModel", "abbr": "m", "path": "gpt2"}
 
 
@@ -216,13 +217,33 @@ def test_what_is_a_secret_and_what_is_not(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_where_lark_is_told(here: World, monkeypatch: pytest.MonkeyPatch) -> None:
     flags = ("--hf-type", "base", "--hf-path", "gpt2", "--datasets", "small")
-    assert job(*flags).lark_bot_url is None
+    assert job(*flags).lark is None
     with pytest.raises(ValueError, match=r"-l: there is no lark_bot_url"):
         job(*flags, "-l")
-    (here.root / "config" / "lark.py").write_text("lark_bot_url = '${HOOK}'\n")
-    monkeypatch.setenv("HOOK", "https://lark/secret")
+    (here.root / "config" / "lark.py").write_text("lark_bot_url = '${HOOK}'\nlark_bot_secret = '${SIGN}'\n")
+    monkeypatch.setenv("HOOK", "https://lark/not-shown")
+    monkeypatch.setenv("SIGN", "not-shown-2")
     made = job(*flags, "-l")
-    assert made.lark_bot_url == "https://lark/secret" and "secret" not in repr(made) + made.dump()
+    assert made.lark is not None and (made.lark.address, made.lark.secret) == ("https://lark/not-shown", "not-shown-2")
+    assert "not-shown" not in repr(made) + made.dump()
+    monkeypatch.setenv("HOOK", "not-shown")
+    with pytest.raises(ValueError, match=r"-l: lark_bot_url: expected the URL of a webhook") as caught:
+        job(*flags, "-l")
+    assert "not-shown" not in str(caught.value)
+
+
+def test_the_repositorys_own_lark_file_takes_the_address_from_the_environment(
+    here: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = (HOME / "config" / "lark.py").read_text()
+    (here.root / "config" / "lark.py").write_text(own)
+    flags = ("--hf-type", "base", "--hf-path", "gpt2", "--datasets", "small", "-l")
+    monkeypatch.delenv("LARK_WEBHOOK", raising=False)
+    with pytest.raises(ValueError, match="the environment variable LARK_WEBHOOK is not set"):
+        job(*flags)
+    monkeypatch.setenv("LARK_WEBHOOK", "https://open.feishu.cn/open-apis/bot/v2/hook/x")
+    made = job(*flags)
+    assert made.lark is not None and made.lark.host == "open.feishu.cn" and made.lark.secret is None
 
 
 def test_a_model_speaks_where_the_dataset_is_silent() -> None:

@@ -1,0 +1,100 @@
+"""LLaMA-Factory's ``trainer_log.jsonl``: a JSON object a line.
+
+``{"current_steps": 5, "total_steps": 2178, "loss": 2.35, "lr": 1.8e-06, "epoch": 0.002, "elapsed_time": "0:32:48", …}``;
+evaluations have ``eval_loss`` instead of ``loss``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import Any
+
+from autoeval.diagnosis.formats.hf_trainer import take
+from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
+from autoeval.diagnosis.readings import Facts, Readings
+
+_TIME = re.compile(rb'"(?:(\d+) days?, )?\d+:\d+:\d+"')
+_LINE = re.compile(rb'\{"current_steps"[^{}\n]*\}')
+_EVALUATED = re.compile(rb'\{"current_steps"[^{}\n]*"eval_[^{}\n]*\}')
+_PAIR = re.compile(rb'"(\w+)": *("[^"\n]*"|[^,}\n]+)')
+_COLUMNS = {
+    b"current_steps": "iteration",
+    b"total_steps": "total",
+    b"loss": "loss",
+    b"lr": "learning_rate",
+    b"learning_rate": "learning_rate",
+    b"epoch": "epoch",
+    b"total_tokens": "tokens",
+}
+
+
+class LlamaFactory:
+    name = "llama-factory"
+    axis = "iteration"
+    stragglers = 0
+    sign = re.compile(rb"\{\"current_steps\": *\d+")
+
+    def __init__(self) -> None:
+        self._last = (math.nan, math.nan)  # step and seconds
+        self._rows = LayoutReader(b'"loss": ', _LINE, _layout)
+
+    def state(self) -> dict[str, Any]:
+        return {"last": [None if math.isnan(value) else value for value in self._last]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        step, seconds = (math.nan if value is None else float(value) for value in state["last"])
+        self._last = (step, seconds)
+
+    def preamble(self, text: bytes, facts: Facts) -> None:
+        pass
+
+    def read(self, text: bytes, readings: Readings) -> None:
+        for known in self._rows.read(text):
+            total, tokens = known["total"][-1], known.get("tokens")
+            readings.facts.total = float(total)
+            if tokens is not None and not tokens.any():  # 0 where it does not count them
+                del known["tokens"]
+            known["rate"] = self._rates(known)
+            readings.add_columns(known)
+        if b'"eval_' not in text:
+            return
+        for match in _EVALUATED.finditer(text):
+            try:
+                entry = json.loads(match[0])
+                take({key: value for key, value in entry.items() if key != "loss"}, entry["current_steps"], readings)
+            except ValueError:
+                continue  # cut short
+
+    def _rates(self, known: dict[str, Any]) -> Any:
+        """Steps a second since the row before."""
+        import numpy
+
+        if "seconds" not in known:
+            return numpy.full(len(known["iteration"]), numpy.nan)
+        now = ((known.get("days", 0.0) * 24 + known["hours"]) * 60 + known["minutes"]) * 60 + known["seconds"]
+        steps = numpy.diff(known["iteration"], prepend=self._last[0])
+        seconds = numpy.diff(now, prepend=self._last[1])
+        self._last = (float(known["iteration"][-1]), float(now[-1]))
+        with numpy.errstate(divide="ignore", invalid="ignore"):
+            return numpy.where((steps > 0) & (seconds > 0), steps / seconds, numpy.nan)
+
+
+def _layout(line: bytes) -> Layout | None:
+    """Of a line with a loss: a number for each key that is known here, and four for the time that has passed."""
+    told, names, at = b"", list[str](), 0
+    for match in _PAIR.finditer(line):
+        if time := _TIME.fullmatch(match[2]):
+            if match[1] != b"elapsed_time":
+                continue
+            found = ("days", "hours", "minutes", "seconds")[0 if time[1] else 1 :]
+            value = b'"' + (rb"(\d+) days?, " if time[1] else b"") + rb"(\d+):(\d+):(\d+)" + b'"'
+        elif match[1] in _COLUMNS and _COLUMNS[match[1]] not in names:
+            found, value = (_COLUMNS[match[1]],), b'"?' + NUMBER + b'"?'
+        else:
+            continue
+        told += (rb"[^{}\n]*?" if at else b"\\{") + b'"' + match[1] + b'": *' + value
+        names += found
+        at = match.end()
+    return Layout(re.compile(told), tuple(names)) if {"iteration", "total", "loss"} <= set(names) else None

@@ -1,0 +1,1 @@
+"""Questions that are alike although their intents differ, and intents that mean the same."""

@@ -1,0 +1,217 @@
+"""One checkpoint after the other through the loaded model, keeping what does not depend on the checkpoint.
+
+A task that fails, fails alone. Results are written task by task, each when it is there: a kill loses what is under way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoeval.checkpoints import CheckpointChanged
+from autoeval.tasks.conversion import Ahead, Preparation, refuse_other_save
+from autoeval.tasks.loaded import LoadedModel
+from autoeval.tasks.metering import Meter
+from autoeval.tasks.plan import EvaluationPlan, TaskPlan
+from autoeval.tasks.work import Outcome, Work, existing_result, load_tasks, record, run_helm, set_aside_other_saves
+
+if TYPE_CHECKING:
+    from autoeval.tasks.together import Question
+
+logger = logging.getLogger("autoeval.worker")
+
+
+class Evaluator:
+    """``emit`` tells the daemon what happens. Used by one thread, but for ``convert_ahead``."""
+
+    def __init__(self, emit: Callable[..., None]) -> None:
+        self._emit = emit
+        self._loaded = LoadedModel()
+        self._ahead = Ahead()
+        self._questions: Any = None  # made when a model library is loaded
+        self._tasks_of: dict[TaskPlan, list[Work]] = {}
+        self._in_use: Path | None = None
+
+    def convert_ahead(self, plan: EvaluationPlan) -> None:
+        """Begin to convert the checkpoint that will probably be next."""
+        self._ahead.begin(plan, self._in_use)
+
+    def evaluate(self, plan: EvaluationPlan) -> None:
+        """Convert, load and score one checkpoint. A failed conversion raises.
+
+        Raises ``CheckpointChanged`` when the files are not, or no longer, those of the plan: then nothing was recorded
+        that is not of this very save.
+        """
+        set_aside_other_saves(plan)
+        self._in_use = plan.converted
+        missing = [
+            name
+            for name, version in plan.expected
+            if name not in plan.skip and not existing_result(plan, name, version)
+        ]
+        # Before the tasks' data are read, which can take a while.
+        preparation = self._prepare(plan) if missing else None
+        try:
+            waiting = self._waiting(plan)
+            if waiting:
+                preparation = preparation or self._prepare(plan)
+                with log_file(plan.log_path("convert")):
+                    model = preparation.model()
+                self._emit("loaded")
+                _Round(plan, model, preparation, self._emit).run(self._grouped(plan, waiting, model))
+            if preparation is not None:
+                preparation.finish()
+        finally:
+            if preparation is not None:
+                preparation.end()
+
+    def _prepare(self, plan: EvaluationPlan) -> Preparation:
+        with log_file(plan.log_path("convert")):
+            return Preparation(plan, self._loaded, self._ahead, self._emit)
+
+    def _waiting(self, plan: EvaluationPlan) -> list[Work]:
+        """The tasks without a result; those that have one are told of."""
+        if plan.tasks not in self._tasks_of:
+            self._tasks_of[plan.tasks] = load_tasks(plan.tasks)
+        tasks = self._tasks_of[plan.tasks]
+        self._emit("tasks", tasks=[[task.name, task.version] for task in tasks])
+        waiting = []
+        for task in tasks:
+            if existing_result(plan, task.name, task.version) is not None:
+                path = str(plan.result_path(task.name))
+                self._emit("task_done", task=task.name, version=task.version, result=path)
+            elif task.name not in plan.skip:
+                waiting.append(task)
+        return waiting
+
+    def _grouped(self, plan: EvaluationPlan, tasks: Sequence[Work], model: Any) -> Iterator[list[Any]]:
+        """``tasks`` as they are run: HELM's alone, OpenICL's as ``together.Question``s; a task that cannot be asked as
+        (task, error)."""
+        from autoeval.tasks.together import Questions, grouped
+
+        self._questions = self._questions or Questions()
+        asked: list[Question] = []
+        others: list[list[Any]] = []
+        for task in tasks:
+            if task.source == "helm":
+                others.append([task])
+                continue
+            try:
+                asked.append(self._questions.of(task, model))
+            except Exception as error:
+                others.append([(task, error)])
+        yield from grouped(asked, model.batch_tokens) if plan.together else ([one] for one in asked)
+        yield from others
+
+
+class _Round:
+    """The tasks of one checkpoint."""
+
+    def __init__(self, plan: EvaluationPlan, model: Any, preparation: Preparation, emit: Callable[..., None]) -> None:
+        self._plan, self._model, self._preparation, self._emit = plan, model, preparation, emit
+
+    def run(self, groups: Iterator[list[Any]]) -> None:
+        for group in groups:
+            if isinstance(group[0], Work):
+                self._preparation.finish()  # HELM records its runs itself
+                self._alone(group[0], partial(run_helm, self._plan, group[0], self._model))
+            elif isinstance(group[0], tuple):
+                task, error = group[0]
+                self._started(task)
+                self._failed(task, error)
+            elif len(group) == 1:
+                self._alone(group[0].work, partial(group[0].outcome, self._model), group[0].seconds)
+            else:
+                self._together(group)
+
+    def _alone(self, task: Work, find: Callable[[], Outcome], seconds: float = 0.0) -> None:
+        """``seconds``: what it has taken already."""
+        self._started(task)
+        with log_file(self._plan.log_path(task.name)):
+            meter = Meter(self._model)
+            try:
+                outcome = find()
+            except Exception as error:
+                self._failed(task, error)
+                return
+            self._record(task, outcome, meter.read().cost(own_seconds=seconds))
+
+    def _together(self, group: Sequence[Question]) -> None:
+        from autoeval.tasks.together import ask_together, shares
+
+        names = ", ".join(one.work.name for one in group)
+        with contextlib.ExitStack() as logs:
+            for one in group:
+                self._started(one.work)
+                logs.enter_context(log_file(self._plan.log_path(one.work.name)))
+            logger.info("asked together: %s", names)
+            meter = Meter(self._model)
+            try:
+                answers = ask_together(group, self._model)
+            except Exception:
+                logger.exception("asked together %s fail; each is tried by itself", names)
+                answers = None
+            measured = meter.read()
+        if answers is None:
+            for one in group:
+                self._alone(one.work, partial(one.outcome, self._model), one.seconds)
+            return
+        for one, own, share in zip(group, answers, shares(group), strict=True):
+            began = time.perf_counter()
+            with log_file(self._plan.log_path(one.work.name)):
+                try:
+                    outcome = one.outcome(self._model, own)
+                except Exception as error:
+                    self._failed(one.work, error)
+                    continue
+                self._record(one.work, outcome, measured.cost(share, one.seconds + time.perf_counter() - began))
+
+    def _started(self, task: Work) -> None:
+        self._emit("task_started", task=task.name, version=task.version, log=str(self._plan.log_path(task.name)))
+
+    def _failed(self, task: Work, error: Exception) -> None:
+        logger.error("task %s failed", task.name, exc_info=error)
+        log = str(self._plan.log_path(task.name))
+        self._emit("task_failed", task=task.name, version=task.version, error=describe(error), log=log)
+
+    def _record(self, task: Work, outcome: Outcome, cost: dict[str, float]) -> None:
+        """Predictions and result on disk, or one ``task_failed`` event with the error."""
+        self._preparation.finish()
+        try:
+            if self._plan.format == "huggingface":  # its weights are read where they lie, perhaps as late as now
+                refuse_other_save(self._plan)
+            record(self._plan, task, outcome, cost)
+        except CheckpointChanged:
+            raise
+        except Exception as error:
+            self._failed(task, error)
+            return
+        path = str(self._plan.result_path(task.name))
+        self._emit("task_done", task=task.name, version=task.version, result=path)
+
+
+@contextlib.contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Send this process's log records to ``path`` too, while the block runs."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line; the project's own say all there is to know without the name of their class."""
+    if type(error).__module__.partition(".")[0] in ("autoeval", "recorder") and str(error):
+        return " ".join(str(error).split("\n"))
+    return "".join(traceback.format_exception_only(error)).strip().replace("\n", " ")
