@@ -26,7 +26,7 @@ MAY_IMPORT = {
     "runners": {"tasks", "datasets"},
     "partitioners": {"datasets"},
     "summarizers": {"tasks", "datasets"},
-    "run": {"tasks", "datasets", "partitioners", "runners", "summarizers"},
+    "run": {"tasks", "datasets", "openicl", "partitioners", "runners", "summarizers"},
 }
 
 
