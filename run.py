@@ -18,8 +18,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     _add_run(parser)
     _add_cluster(parser)
     options = parser.parse_args(arguments)
-    if options.partition is not None and not options.slurm:
-        parser.error("-p belongs to --slurm")
+    for name, flag in (("partition", "-p"), ("quotatype", "-q"), ("qos", "--qos")):
+        if getattr(options, name) is not None and not options.slurm:
+            parser.error(f"{flag} belongs to --slurm")
     if options.slurm and not options.partition:
         parser.error("--slurm needs -p PARTITION")
     return options
@@ -80,13 +81,13 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_cluster(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("clusters (not in this version)")
+    group = parser.add_argument_group("clusters")
     kind = group.add_mutually_exclusive_group()
-    kind.add_argument("--slurm", action="store_true")
-    kind.add_argument("--dlc", action="store_true")
-    group.add_argument("-p", "--partition")
-    group.add_argument("-q", "--quotatype")
-    group.add_argument("--qos")
+    kind.add_argument("--slurm", action="store_true", help="tasks as Slurm job arrays of --max-num-workers at a time")
+    kind.add_argument("--dlc", action="store_true", help="not in this version")
+    group.add_argument("-p", "--partition", metavar="NAME")
+    group.add_argument("-q", "--quotatype", metavar="TYPE", help="where the site has it: reserved, spot, auto")
+    group.add_argument("--qos", metavar="NAME")
     group.add_argument("--aliyun-cfg", metavar="FILE")
 
 

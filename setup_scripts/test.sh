@@ -4,7 +4,8 @@
 #   setup_scripts/test.sh [--keep] [PYTEST_ARGUMENTS…]
 #
 # The environment is .venv-test (TEST_VENV names another), made anew each time; --keep reuses the one that is there.
-# On Debian as root, Chromium is installed when it is missing; elsewhere the tests that need it say so and skip.
+# On Debian as root, Chromium and Slurm are installed when they are missing; elsewhere the tests that need them say so
+# and skip.
 set -euo pipefail
 
 repository=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -37,6 +38,11 @@ if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null 
   else
     say "note: there is no Chromium and no right to install it; the tests that need it will skip"
   fi
+fi
+
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  say "Slurm, for the tests of its runner"
+  setup_scripts/slurm.sh install || say "note: Slurm could not be installed; the tests that need it will skip"
 fi
 
 # Many short-lived processes on few cores: one thread each is fastest, and makes timings comparable.

@@ -16,7 +16,9 @@ from autoeval.run.job import Job, Stage, read_job
 from autoeval.run.messages import JobMessages
 from autoeval.run.plan import print_plan
 from autoeval.run.progress import Progress
-from autoeval.runners.local import Outcome, build_runner
+from autoeval.runners import build_runner
+from autoeval.runners.jobs import QueueError
+from autoeval.runners.outcome import Outcome
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.names import output_path
 from autoeval.tasks.openicl import OpenICLEvalTask, OpenICLInferTask, Task
@@ -50,6 +52,9 @@ def run_command(options: argparse.Namespace) -> int:
     except (ValueError, OSError) as error:
         print(f"run.py: {error}", file=sys.stderr)
         return BAD_CONFIGURATION
+    except QueueError as error:
+        print(f"run.py: {error}; -r goes on where it stopped", file=sys.stderr)
+        return FAILED
     except KeyboardInterrupt:
         print("run.py: interrupted; -r goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
@@ -57,10 +62,10 @@ def run_command(options: argparse.Namespace) -> int:
 
 def _refuse_clusters(options: argparse.Namespace) -> None:
     """Raises ``ValueError`` for flags of runners that are not there yet: they would do nothing."""
-    for name in ("slurm", "dlc", "partition", "quotatype", "qos", "aliyun_cfg"):
+    for name in ("dlc", "aliyun_cfg"):
         if getattr(options, name):
-            flag = {"partition": "-p", "quotatype": "-q"}.get(name, f"--{name.replace('_', '-')}")
-            raise ValueError(f"{flag}: this version runs tasks on this machine only; Slurm and DLC are still to come")
+            flag = f"--{name.replace('_', '-')}"
+            raise ValueError(f"{flag}: this version runs tasks on this machine or by Slurm; DLC is still to come")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -98,6 +103,9 @@ class _Run:
     def all(self) -> int:
         """The stages that were asked for, then the summary."""
         mode = self.options.mode
+        if mode != "viz" and self.options.reuse is not None:
+            for stage in (self.job.infer, self.job.eval):
+                build_runner(stage.runner).settle(self.directory / "configs" / "tasks")
         if mode in ("all", "infer"):
             self._infer()
         if mode in ("all", "eval"):

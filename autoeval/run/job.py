@@ -20,7 +20,7 @@ from autoeval.openicl.evaluators import check_code_execution
 from autoeval.partitioners import build_partitioner
 from autoeval.run.patterns import matching_files
 from autoeval.run.secrets import without_secrets
-from autoeval.runners.local import build_runner
+from autoeval.runners import build_runner
 from autoeval.summarizers import build_summarizer
 from autoeval.tasks.config_files import read_python
 from autoeval.tasks.configs import REPOSITORY, check_dataset, read_configs
@@ -302,8 +302,17 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
     task = (stage.get("runner") or {}).get("task") or {"type": _TASKS[name]}
     if class_name(task.get("type", "")) != _TASKS[name]:
         raise ValueError(f"{options.config}: {name} has the task {task.get('type')!r}, expected {_TASKS[name]}")
-    runner = {"type": "LocalRunner", "max_num_workers": 1, "retry": 2, **(stage.get("runner") or {})}
-    for key in ("max_num_workers", "max_workers_per_gpu", "retry"):
+    configured = stage.get("runner") or {}
+    if options.slurm:
+        if configured:
+            logger.warning("--slurm goes before the runner of %s", name)
+        configured = {"type": "SlurmRunner", "partition": options.partition}
+        configured |= {key: getattr(options, key) for key in ("quotatype", "qos") if getattr(options, key)}
+    runner = {"type": "LocalRunner", "max_num_workers": 1, "retry": 2, **configured}
+    local = class_name(runner["type"]) == "LocalRunner"
+    if options.max_workers_per_gpu is not None and not local:
+        logger.warning("--max-workers-per-gpu has no effect: %s gives each task GPUs of its own", runner["type"])
+    for key in ("max_num_workers", "retry", *(["max_workers_per_gpu"] if local else [])):
         if getattr(options, key) is not None:
             runner[key] = getattr(options, key)
     return Stage(dict(partitioner), {key: value for key, value in runner.items() if key != "task"})

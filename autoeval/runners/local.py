@@ -13,52 +13,14 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from autoeval.runners.outcome import Outcome, missing
 from autoeval.runners.worker_process import worker_environment
 from autoeval.tasks.openicl import BAD_INPUT, Task
 from recorder.files import write_json
 
 logger = logging.getLogger(__name__)
-
-TAIL_LINES = 12
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How one task ended: ``code`` of its last try (negative: the signal), outputs that are not there."""
-
-    task: Task
-    code: int
-    tries: int
-    log: Path | None  # None when the output was not redirected
-    missing: tuple[Path, ...]
-
-    @property
-    def ok(self) -> bool:
-        return self.code == 0 and not self.missing
-
-    @property
-    def reason(self) -> str:
-        tries = f" (after {self.tries} tries)" if self.tries > 1 else ""
-        if self.code == 0:
-            return f"ended, but {self.missing[0]} is not there{tries}"
-        if self.code < 0:
-            return f"killed by {signal.Signals(-self.code).name}{tries}"
-        return f"failed with code {self.code}{tries}"
-
-    def tail(self) -> list[str]:
-        """The log's last lines."""
-        return self.lines()[-TAIL_LINES:]
-
-    def lines(self) -> list[str]:
-        """The log's lines that are not empty; of a progress bar, its last state."""
-        if self.log is None or not self.log.exists():
-            return []
-        text = self.log.read_bytes().decode(errors="replace")
-        return [line.rstrip().rpartition("\r")[2] for line in text.split("\n") if line.strip()]
 
 
 class LocalRunner:
@@ -87,6 +49,9 @@ class LocalRunner:
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
 
+    def settle(self, folder: Path) -> None:
+        """Nothing: the tasks of a former process have ended with it."""
+
     def launch(self, tasks: Sequence[Task], configs: Sequence[Path]) -> list[Outcome]:
         """Run all; outcomes in the order of ``tasks``. ``configs`` is where each task's configuration is written.
 
@@ -106,7 +71,7 @@ class LocalRunner:
     def _here(self, task: Task) -> Outcome:
         with self._with_environment():
             code = task.run()
-        return Outcome(task, code, 1, None, _missing(task))
+        return Outcome(task, code, 1, None, missing(task))
 
     def _in_processes(self, tasks: Sequence[Task], configs: Sequence[Path]) -> list[Outcome]:
         from tqdm import tqdm
@@ -133,7 +98,7 @@ class LocalRunner:
             tries += 1
             with self._gpus(task.num_gpus) as gpus:
                 code = self._process(task, config, gpus, first=tries == 1)
-            outcome = Outcome(task, code, tries, task.get_log_path(), _missing(task))
+            outcome = Outcome(task, code, tries, task.get_log_path(), missing(task))
             if outcome.ok or self._stopped or code == BAD_INPUT or tries > self.retry:
                 level = logging.INFO if outcome.ok else logging.ERROR
                 logger.log(level, "%s %s", task.name, "done" if outcome.ok else outcome.reason)
@@ -223,21 +188,3 @@ def visible_gpus() -> list[str]:
         return ids[:stop]
     # In a container /proc may be the host's or hidden; the device files are what can be used.
     return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
-
-
-def _missing(task: Task) -> tuple[Path, ...]:
-    return tuple(path for path in task.get_output_paths() if not path.exists())
-
-
-def build_runner(options: Mapping[str, Any], **more: Any) -> LocalRunner:
-    """From ``dict(type="LocalRunner", max_num_workers=4, task=...)``. Raises ``ValueError`` for another type."""
-    from autoeval.datasets.names import class_name
-
-    kind = class_name(options.get("type", "LocalRunner"))
-    if kind != "LocalRunner":
-        raise ValueError(f"runner {kind}: this version runs on this machine only (LocalRunner)")
-    keywords = {key: value for key, value in options.items() if key not in ("type", "task", "lark_bot_url")}
-    try:
-        return LocalRunner(**{**keywords, **more})
-    except TypeError as error:
-        raise ValueError(f"runner LocalRunner: {error}") from error

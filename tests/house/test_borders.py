@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "partitioners": {"datasets"},
     "summarizers": {"tasks", "datasets"},
     "model_eval": {"tasks", "datasets", "openicl", "models", "convert", "checkpoints", "eval_output", "estimates"},
-    "run": {"tasks", "datasets", "partitioners", "runners", "summarizers"},
+    "run": {"tasks", "datasets", "openicl", "partitioners", "runners", "summarizers"},
 }
 
 

@@ -195,17 +195,13 @@ def test_what_failed_is_in_the_summary(tour: World) -> None:
         (("-m", "viz", "-r", "--hf-path", "gpt2", "--datasets", "written", "-w", "no"), "there is no run in no"),
         (("-r", "20200101_000000", "--hf-path", "gpt2", "--datasets", "written"), "-r 20200101_000000: "),
         (
-            ("--slurm", "-p", "x", "--hf-path", "gpt2", "--datasets", "written"),
-            "--slurm: this version runs tasks on this",
-        ),
-        (
             ("--dlc", "--hf-path", "gpt2", "--datasets", "written"),
             "--dlc: this version runs tasks on this machine only",
         ),
         (("--slurm", "--dlc"), "not allowed with argument"),
         (("--slurm",), "--slurm needs -p PARTITION"),
         (("-p", "x"), "-p belongs to --slurm"),
-        (("--qos", "high", "--hf-path", "gpt2", "--datasets", "written"), "--qos: this version"),
+        (("--qos", "high", "--hf-path", "gpt2", "--datasets", "written"), "--qos belongs to --slurm"),
         (("--hf-path", "absent/model/here", "--datasets", "written"), "no such file or directory"),
         (("--hf-path", "gpt2", "--datasets", "writen"), "written"),
         (("--max-num-workers", "0"), "expected a number of at least 1"),

@@ -3,59 +3,27 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
 from autoeval.run.commands import why_missing
-from autoeval.runners.local import LocalRunner, Outcome, build_runner, visible_gpus
-from autoeval.tasks.openicl import Task
+from autoeval.runners import build_runner
+from autoeval.runners.local import LocalRunner, visible_gpus
+from autoeval.runners.outcome import Outcome
 from tests.run.conftest import REPOSITORY
-
-DATASET = {"abbr": "d"}
-
-
-class Program(Task):
-    """Runs Python ``code`` with ``out`` (the output's path) defined."""
-
-    name_prefix = "Program"
-    log_subdir = "logs"
-    output_subdir = "out"
-
-    def __init__(self, directory: Path, name: str, code: str, gpus: int = 0) -> None:
-        model = {"type": "HuggingFace", "abbr": name, "path": "p"}
-        super().__init__({"models": [model], "datasets": [[DATASET]], "work_dir": str(directory)})
-        self.code, self.gpus = code, gpus
-
-    @property
-    def num_gpus(self) -> int:
-        return self.gpus
-
-    def get_command(self, cfg_path: Path | str, template: str = "{task_cmd}") -> str:
-        begin = f"import os,sys,time,pathlib; out=pathlib.Path({str(self.get_output_paths()[0])!r}); "
-        code = begin + "out.parent.mkdir(parents=True, exist_ok=True)\n" + textwrap.dedent(self.code)
-        return template.replace("{task_cmd}", shlex.join([sys.executable, "-c", code]))
+from tests.run.programs import Program, wait_for
 
 
 def launch(runner: LocalRunner, tasks: list[Program], directory: Path) -> list[bool]:
     outcomes = runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
     return [outcome.ok for outcome in outcomes]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)
 
 
 def test_outcomes_logs_and_tries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,7 +123,7 @@ import os, sys, pathlib
 sys.path.insert(0, {str(REPOSITORY)!r})
 from autoeval.run.commands import why_missing
 from autoeval.runners.local import LocalRunner
-from tests.run.test_run_runner import Program
+from tests.run.programs import Program
 wait = '''
 from autoeval.tasks import openicl
 class Waits(openicl.OpenICLEvalTask):

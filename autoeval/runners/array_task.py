@@ -1,0 +1,80 @@
+"""One task of a job array, on whatever machine the queue starts it:
+
+    python -m autoeval.runners.array_task ARRAY.json NUMBER
+
+ARRAY.json has ``tasks``, each with ``command`` (a list of words), ``log`` and ``record``. The record is written when the
+command has ended: its exit code, and where and when it ran. The job ends with the command's own code.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from recorder.files import write_json
+
+GRACE_SECONDS = 20.0  # after SIGTERM; a queue's own patience may be shorter
+
+
+def run(array: Path, number: int) -> int:
+    """Run task ``number``; its exit code as a shell has it (128 + n after signal n)."""
+    task = json.loads(array.read_text(encoding="utf-8"))["tasks"][number]
+    log, record = Path(task["log"]), Path(task["record"])
+    log.parent.mkdir(parents=True, exist_ok=True)
+    record.unlink(missing_ok=True)  # of an earlier start: a requeued job keeps its id and its number
+    started = time.time()
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            task["command"],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        signalled: list[int] = []
+
+        def pass_on(signum: int, _frame: Any) -> None:
+            signalled.append(signum)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            signal.alarm(int(GRACE_SECONDS))
+
+        def insist(_signum: int, _frame: Any) -> None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+        signal.signal(signal.SIGTERM, pass_on)
+        signal.signal(signal.SIGINT, pass_on)
+        signal.signal(signal.SIGALRM, insist)
+        code = process.wait()
+    content = {
+        "code": code,
+        "signal": signalled[0] if signalled else None,
+        "host": socket.gethostname(),
+        "job": os.environ.get("SLURM_JOB_ID"),
+        "restarts": int(os.environ.get("SLURM_RESTART_COUNT", 0)),
+        "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "started": started,
+        "ended": time.time(),
+    }
+    write_json(record, content)
+    return code if code >= 0 else 128 - code
+
+
+def main() -> int:
+    if len(sys.argv) != 3:
+        print(__doc__, file=sys.stderr)
+        return 2
+    return run(Path(sys.argv[1]), int(sys.argv[2]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,43 @@
+"""Tasks that are small programs and need no model, for the tests of what runs tasks."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from autoeval.tasks.openicl import Task
+
+DATASET = {"abbr": "d"}
+
+
+class Program(Task):
+    """Runs Python ``code`` with ``out`` (the output's path) defined."""
+
+    name_prefix = "Program"
+    log_subdir = "logs"
+    output_subdir = "out"
+
+    def __init__(self, directory: Path, name: str, code: str, gpus: int = 0) -> None:
+        model = {"type": "HuggingFace", "abbr": name, "path": "p"}
+        super().__init__({"models": [model], "datasets": [[DATASET]], "work_dir": str(directory)})
+        self.code, self.gpus = code, gpus
+
+    @property
+    def num_gpus(self) -> int:
+        return self.gpus
+
+    def get_command(self, cfg_path: Path | str, template: str = "{task_cmd}") -> str:
+        begin = f"import os,sys,time,pathlib; out=pathlib.Path({str(self.get_output_paths()[0])!r}); "
+        code = begin + "out.parent.mkdir(parents=True, exist_ok=True)\n" + textwrap.dedent(self.code)
+        return template.replace("{task_cmd}", shlex.join([sys.executable, "-c", code]))
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.02)

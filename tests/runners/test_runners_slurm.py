@@ -1,0 +1,274 @@
+"""SlurmRunner on a real Slurm: what ends how, what is tried again, and what is left when something is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autoeval.runners import build_runner
+from autoeval.runners.cluster import ClusterRunner
+from autoeval.runners.jobs import QueueRefused
+from autoeval.runners.outcome import Outcome
+from tests.run.programs import Program, wait_for
+from tests.runners.conftest import REPOSITORY, Cluster, start
+
+pytestmark = pytest.mark.slow
+
+
+def build(**options: object) -> ClusterRunner:
+    runner = build_runner({"type": "SlurmRunner", "partition": "eval", "num_cpus": 1, "memory_gb": 0.5, **options})
+    assert isinstance(runner, ClusterRunner)
+    return runner
+
+
+def launch(runner: ClusterRunner, tasks: list[Program], directory: Path) -> list[Outcome]:
+    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
+
+
+def in_background(function: Callable[[], list[Outcome]]) -> tuple[threading.Thread, list[Outcome]]:
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.extend(function()), daemon=True)
+    thread.start()
+    return thread, outcomes
+
+
+def test_outcomes_and_tries(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "not-for-tasks")
+    again = "n=out.with_suffix('.n'); n.exists() and out.touch(); n.touch(); sys.exit(not out.exists())"
+    show = "print(os.environ.get('WANDB_API_KEY'), os.environ['OURS'], os.environ['SLURM_QUOTATYPE']); out.touch()"
+    tasks = [
+        Program(tmp_path, "good", show),
+        Program(tmp_path, "second", again),
+        Program(tmp_path, "bad", "print('why'); sys.exit(1)"),
+        Program(tmp_path, "input", "print('wrong input'); sys.exit(2)"),
+        Program(tmp_path, "killed", "os.kill(os.getpid(), 9)"),
+        Program(tmp_path, "empty", "pass"),
+    ]
+    runner = build(max_num_workers=6, retry=1, quotatype="spot", environment={"OURS": "x"})
+    del runner
+    built = build_runner(
+        {"type": "SlurmRunner", "partition": "eval", "quotatype": "spot", "max_num_workers": 6, "retry": 1},
+        environment={"OURS": "x"},
+    )
+    outcomes = built.launch(tasks, [tmp_path / f"{number}.json" for number in range(6)])
+    assert [(outcome.ok, outcome.code, outcome.tries) for outcome in outcomes] == [
+        (True, 0, 1),
+        (True, 0, 2),
+        (False, 1, 2),
+        (False, 2, 1),
+        (False, -9, 2),
+        (False, 0, 2),
+    ]
+    assert outcomes[0].lines() == ["None x spot"]
+    assert outcomes[2].lines() == ["why", "why"]  # each try adds to the log
+    assert outcomes[4].reason == "killed by SIGKILL (after 2 tries)" and "is not there" in outcomes[5].reason
+    assert not slurm.jobs()
+
+
+def test_tasks_get_gpus_of_their_own_and_wait_for_them(slurm: Cluster, tmp_path: Path) -> None:
+    code = "print(os.environ['CUDA_VISIBLE_DEVICES']); time.sleep(1); out.touch()"
+    tasks = [Program(tmp_path, f"t{number}", code, gpus=3) for number in range(4)]
+    tasks.append(Program(tmp_path, "none", "print(os.environ.get('CUDA_VISIBLE_DEVICES')); out.touch()"))
+    outcomes = launch(build(max_num_workers=4), tasks, tmp_path)
+    given = [outcome.lines()[0] for outcome in outcomes]
+    assert all(outcome.ok for outcome in outcomes)
+    assert all(len(set(gpus.split(","))) == 3 for gpus in given[:4]) and given[4] in ("None", "NoDevFiles", "")
+    records = [json.loads((tmp_path / f"{number}.record.json").read_text()) for number in range(4)]
+    for one in records:  # 8 GPUs: never three tasks of three at a time
+        assert sum(other["started"] < one["ended"] and one["started"] < other["ended"] for other in records) <= 2
+
+
+def test_at_most_so_many_run_at_once(slurm: Cluster, tmp_path: Path) -> None:
+    tasks = [Program(tmp_path, f"t{number}", "time.sleep(0.5); out.touch()") for number in range(5)]
+    assert all(outcome.ok for outcome in launch(build(max_num_workers=2, max_queued=3), tasks, tmp_path))
+    records = [json.loads((tmp_path / f"{number}.record.json").read_text()) for number in range(5)]
+    jobs = [json.loads(file.read_text()) for file in tmp_path.glob("*.array.json")]
+    assert sorted(len(job["tasks"]) for job in jobs)[-1] == 3 and all(job["closed"] for job in jobs)
+    first = [record for record in records if record["started"] < min(one["ended"] for one in records)]
+    assert len(first) <= 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"partition": "nowhere"}, "nvalid partition"),
+        ({"quotatype": "dear"}, "nvalid --quotatype"),
+        ({"extra": ["--no-such-option"]}, "unrecognized option"),
+    ],
+)
+def test_what_slurm_refuses_is_a_wrong_configuration(
+    slurm: Cluster, tmp_path: Path, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises(QueueRefused, match=message):
+        launch(build(**options), [Program(tmp_path, "t", "out.touch()")], tmp_path)
+    assert not slurm.jobs()
+
+
+def test_a_cancelled_task_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+    """Its script ends in order, so Slurm says CANCELLED with exit code 0:0."""
+    code = "import signal; signal.signal(15, lambda *_: sys.exit(0)); out.with_suffix('.up').touch(); time.sleep(60)"
+    task = Program(tmp_path, "t", code)
+    runner = build(retry=3)
+    thread, outcomes = in_background(lambda: launch(runner, [task], tmp_path))
+    wait_for((tmp_path / "out" / "t" / "d.up").exists)
+    slurm.call("scancel", slurm.jobs()[0].split("_")[0])
+    thread.join(30)
+    (outcome,) = outcomes
+    assert (outcome.ok, outcome.tries) == (False, 1) and outcome.reason.startswith("CANCELLED")
+
+
+def test_a_preempted_task_and_one_without_memory_are_tried_again(slurm: Cluster, tmp_path: Path) -> None:
+    twice = "n=out.with_suffix('.n'); n.exists() and (out.touch() or sys.exit()); n.touch(); "
+    thread, preempted = in_background(
+        lambda: launch(build(retry=1), [Program(tmp_path / "p", "p", twice + "time.sleep(60)")], tmp_path / "p")
+    )
+    wait_for((tmp_path / "p" / "out" / "p" / "d.n").exists)
+    slurm.call("srun", "--partition=urgent", "--exclusive", "--mem=0", "sleep", "1")
+    thread.join(60)
+    assert [(one.ok, one.tries) for one in preempted] == [(True, 2)]
+    hungry = Program(tmp_path / "m", "m", twice + "b = bytearray(700 * 2**20); time.sleep(60)")
+    (outcome,) = launch(build(retry=1), [hungry], tmp_path / "m")
+    assert (outcome.ok, outcome.tries) == (True, 2)
+    (outcome,) = launch(build(), [Program(tmp_path / "o", "o", "b = bytearray(700 * 2**20); time.sleep(60)")], tmp_path)
+    assert outcome.reason.startswith("OUT_OF_MEMORY")
+
+
+def test_a_lost_node_requeues_and_the_runner_waits(slurm: Cluster, tmp_path: Path) -> None:
+    code = "n=out.with_suffix('.n'); n.exists() and (out.touch() or sys.exit()); n.touch(); time.sleep(600)"
+    thread, outcomes = in_background(lambda: launch(build(), [Program(tmp_path, "t", code)], tmp_path))
+    wait_for((tmp_path / "out" / "t" / "d.n").exists)
+    slurm.call("scontrol", "update", "NodeName=ci0", "State=DOWN", "Reason=test")
+    slurm.call("scontrol", "update", "NodeName=ci0", "State=RESUME")
+    thread.join(60)
+    assert [(one.ok, one.tries) for one in outcomes] == [(True, 1)]  # Slurm itself has started it again
+
+
+@pytest.fixture
+def own_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """For tests after which it is not what it was: a killed controller gives the same job ids again."""
+    cluster = start(tmp_path / "slurm")
+    monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
+    yield cluster
+    cluster.script("stop")
+
+
+def test_a_controller_that_was_killed_starts_a_job_twice_and_that_does_no_harm(
+    own_slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed just after a start it forgets it, starts the job again, and holds it when the node says it has it."""
+    monkeypatch.setattr("autoeval.runners.cluster.HELD_SECONDS", 5.0)
+    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
+    count = "f=open(out.with_suffix('.n'), 'a'); f.write('x'); f.close(); time.sleep(3); out.touch()"
+    thread, outcomes = in_background(lambda: launch(build(retry=2), [Program(tmp_path, "t", count)], tmp_path))
+    wait_for((tmp_path / "out" / "t" / "d.n").exists)
+    own_slurm.script("kill-controller")
+    own_slurm.script("start-controller")
+    wait_for(lambda: own_slurm.revive() or not thread.is_alive(), 90)
+    assert [one.ok for one in outcomes] == [True]
+    wait_for(lambda: own_slurm.revive() or not own_slurm.jobs(), 60)
+
+
+def test_a_controller_that_is_away_means_nothing(
+    own_slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    slurm = own_slurm
+    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
+    task = Program(tmp_path, "t", "out.with_suffix('.up').touch(); time.sleep(4); out.touch()")
+    thread, outcomes = in_background(lambda: launch(build(), [task], tmp_path))
+    wait_for((tmp_path / "out" / "t" / "d.up").exists)
+    slurm.call("scontrol", "shutdown", "slurmctld")
+    wait_for(lambda: any("waiting until it does" in record.getMessage() for record in caplog.records), 60)
+    slurm.script("start-controller")
+    thread.join(90)
+    assert [(one.ok, one.tries) for one in outcomes] == [(True, 1)]
+
+
+def test_a_submission_whose_answer_was_lost_is_not_repeated(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """sbatch here submits and then says what it says when the controller's answer did not come."""
+    real = slurm.call("which", "sbatch")
+    fake = tmp_path / "bin" / "sbatch"
+    fake.parent.mkdir()
+    fake.write_text(f'#!/bin/sh\n{real} "$@" >/dev/null\necho "sbatch: error: Socket timed out" >&2\nexit 1\n')
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{fake.parent}:{os.environ['PATH']}")
+    before = set(slurm.call("squeue", "--noheader", "--states=all", "--format=%F").split())
+    (outcome,) = launch(build(), [Program(tmp_path, "t", "out.touch()")], tmp_path)
+    after = set(slurm.call("squeue", "--noheader", "--states=all", "--format=%F").split())
+    assert outcome.ok and len(after - before) == 1
+
+
+def test_a_held_job_is_reported_and_not_waited_for(
+    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("autoeval.runners.cluster.HELD_SECONDS", 1.0)
+    (outcome,) = launch(build(extra=["--hold"]), [Program(tmp_path, "t", "out.touch()")], tmp_path)
+    assert outcome.reason == "held by the queue: JobHeldUser; cancelled"
+    (outcome,) = launch(build(num_cpus=500), [Program(tmp_path, "t", "out.touch()")], tmp_path)
+    assert outcome.reason == "held by the queue: PartitionConfig; cancelled"
+    wait_for(lambda: not slurm.jobs())
+
+
+RUN = """
+import sys, pathlib, logging
+sys.path.insert(0, {repository!r})
+logging.basicConfig(level="INFO")
+from autoeval.runners import build_runner
+from tests.run.programs import Program
+here = pathlib.Path({directory!r})
+runner = build_runner(dict(type="SlurmRunner", partition="eval", num_cpus=1, memory_gb=0.5))
+task = Program(here, "t", "out.with_suffix('.up').write_text(str(os.getpid())); time.sleep({seconds}); out.touch()")
+runner.settle(here / "c")
+if task.get_output_paths()[0].exists():
+    sys.exit("it was there")
+runner.launch([task], [here / "c" / "0.json"])
+"""
+
+
+def run_apart(directory: Path, seconds: float) -> subprocess.Popen[str]:
+    code = RUN.format(repository=str(REPOSITORY), directory=str(directory), seconds=seconds)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def test_after_a_kill_the_next_process_waits_for_the_job(slurm: Cluster, tmp_path: Path) -> None:
+    first = run_apart(tmp_path, 6)
+    wait_for((tmp_path / "out" / "t" / "d.up").exists)
+    first.kill()
+    first.wait()
+    (manifest,) = (tmp_path / "c").glob("*.array.json")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "job": None}))  # killed just after sbatch
+    second = run_apart(tmp_path, 6)
+    said = second.communicate(timeout=60)[1]
+    assert "of the former process still runs" in said and "it was there" in said
+    assert len(list((tmp_path / "c").glob("*.array.json"))) == 1
+
+
+def test_ctrl_c_cancels(slurm: Cluster, tmp_path: Path) -> None:
+    process = run_apart(tmp_path, 600)
+    up = tmp_path / "out" / "t" / "d.up"
+    wait_for(lambda: up.exists() and up.read_text() != "")
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert "cancelling job" in said and "KeyboardInterrupt" in said
+    assert not slurm.jobs() and not psutil.pid_exists(int(up.read_text()))
+
+
+def test_a_site_without_quotatype_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = start(tmp_path / "plain", "plain")
+    try:
+        monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
+        with pytest.raises(QueueRefused, match="quotatype"):
+            launch(build(quotatype="auto"), [Program(tmp_path, "t", "out.touch()")], tmp_path)
+        assert launch(build(), [Program(tmp_path, "t", "out.touch()")], tmp_path)[0].ok
+    finally:
+        cluster.script("stop")
