@@ -187,15 +187,17 @@ def same_texts(own: Sequence[str], other: Sequence[str]) -> dict[str, Any]:
 
 
 def same_answers(choices: int) -> Callable[[Sequence[Any], Sequence[Any]], dict[str, Any]]:
-    """HELM's results: their log-probabilities, and their texts or, with ``choices``, what is chosen by them."""
+    """HELM's results: with ``choices`` their log-probabilities and what is chosen by them, else their texts.
+
+    The log-probabilities of HELM's greedy texts are no measure: its client gives those at temperature 1e-7, all 0.
+    """
 
     def agree(own: Sequence[Any], other: Sequence[Any]) -> dict[str, Any]:
         ours, theirs = ([result.completions[0] for result in results] for results in (own, other))
+        if not choices:
+            return same_texts([one.text for one in ours], [one.text for one in theirs])
         totals = [[sum(token.logprob for token in one.tokens) for one in both] for both in (ours, theirs)]
-        if choices:
-            return same_scores(choices)(*totals)
-        delta = max(abs(a - b) for a, b in zip(*totals, strict=True))
-        return {"max_delta": delta, **same_texts([one.text for one in ours], [one.text for one in theirs])}
+        return same_scores(choices)(*totals)
 
     return agree
 
@@ -277,16 +279,18 @@ def measure(pair: Pair, model: Any, rounds: int) -> dict[str, Any]:
     return row | {"agreement": pair.agree(answers["ours"], answers["theirs"])}
 
 
-COLUMNS = "| work, items | against | CPU s, ours / theirs | CPU ratio | wall ratio | tokens, ours / theirs (unique) | logits | of limit | agreement |"
+COLUMNS = (
+    "| work, items | against | CPU s, ours / theirs | CPU ratio | wall ratio | tokens, ours / theirs (unique) | logits "
+    "| of limit | agreement |"
+)
 
 
 def shown(work: str, items: int, peer: str, row: dict[str, Any]) -> str:
     ours, theirs = row["ours"], row["theirs"]
     agreement = row["agreement"]
     said = [f"max \\|Δ\\| {agreement['max_delta']:.1e}"] if "max_delta" in agreement else []
-    said += [
-        f"{agreement[name]} of {agreement['of']} {name} differ" for name in ("decisions", "texts") if name in agreement
-    ]
+    counted = [name for name in ("decisions", "texts") if name in agreement]
+    said += [f"{agreement[name]} of {agreement['of']} {name} differ" for name in counted]
     return (
         f"| {work}, {items} | {peer} | {statistics.median(ours['cpu_seconds']):.2f} / "
         f"{statistics.median(theirs['cpu_seconds']):.2f} | {row['cpu_ratio']:.1f}× | {row['wall_ratio']:.1f}× | "
@@ -294,6 +298,12 @@ def shown(work: str, items: int, peer: str, row: dict[str, Any]) -> str:
         f"{ours['logit_positions']:,} / {theirs['logit_positions']:,} | "
         f"{ours['fraction_of_limit']:.0%} / {theirs['fraction_of_limit']:.0%} | {', '.join(said)} |"
     )
+
+
+def _processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return named[0] if named else platform.machine()
 
 
 def main() -> None:
@@ -318,11 +328,8 @@ def main() -> None:
             profile(ours, options)
             return
         millions = sum(p.numel() for p in ours.model.model.parameters()) / 1e6
-        processor = next((x for x in open("/proc/cpuinfo", encoding="utf-8") if x.startswith("model name")), "")
         head = f"{options.model}, {millions:.0f} M parameters, fp32, one thread; torch {torch.__version__}; "
-        head += (
-            f"{processor.partition(':')[2].strip() or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
-        )
+        head += f"{_processor()}, {torch.backends.cpu.get_cpu_capability()}"
         print(f"{head}\n\n{COLUMNS}\n{'|---' * 9}|", flush=True)
         rows = []
         for work in options.work:
