@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from recorder.board import Choice, build_board
+from recorder.board import Choice, board_of, build_board
 from recorder.leaderboard import write_leaderboard_csv
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef, Item, Score, TaskResult
@@ -97,9 +97,12 @@ def measure(ledger: Ledger, directory: Path, options: argparse.Namespace) -> dic
         assert len(ledger.tasks()) >= options.checkpoints * options.tasks
 
     def leaderboard() -> None:
-        board = build_board(ledger.scores(), [], Choice())
+        board = board_of(ledger, [], Choice())
         write_leaderboard_csv(directory / "leaderboard.csv", board.rows, board.columns)
         assert board.rows[0].score is not None
+
+    def every_score() -> None:
+        assert build_board(ledger.scores(), [], Choice()).rows
 
     def one_checkpoint(results: list[TaskResult]) -> None:
         for result in results:
@@ -111,6 +114,7 @@ def measure(ledger: Ledger, directory: Path, options: argparse.Namespace) -> dic
     found = {
         "status": smallest(options.repeats, status),
         "leaderboard": smallest(options.repeats, leaderboard),
+        "every score and its board": smallest(options.repeats, every_score),
         "outcomes of one checkpoint": smallest(options.repeats, outcomes),
     }
     taken = []

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 
 from recorder.baselines import Baseline
 from recorder.leaderboard import LeaderboardRow, Scoring, Which, leaderboard, metric_columns, metric_key
-from recorder.ledger import Ledger, ScoreRow
+from recorder.ledger import Ledger, ScoreRow, Standing
+from recorder.published_models import PublishedModel, courses, levels
 
 _KEY = "leaderboard-choice"
 
@@ -45,14 +46,33 @@ class Board:
         return leaderboard(self.scores, self.baselines, which=which, scoring=self.choice.scoring)
 
 
-def build_board(scores: Sequence[ScoreRow], baselines: Sequence[Baseline], choice: Choice) -> Board:
+def build_board(
+    scores: Sequence[ScoreRow], baselines: Sequence[Baseline], choice: Choice, standing: Standing | None = None
+) -> Board:
     wanted = set(choice.metrics)
     scores = [r for r in scores if r.model not in choice.excluded and (not wanted or metric_key(r) in wanted)]
     baselines = [_only(b, wanted) if wanted else b for b in baselines if b.name not in choice.excluded]
-    rows = leaderboard(scores, baselines, chosen=dict(choice.iterations), scoring=choice.scoring)
+    rows = leaderboard(scores, baselines, chosen=dict(choice.iterations), scoring=choice.scoring, standing=standing)
     known = metric_columns(rows)
     columns = [key for key in choice.metrics if key in known] or known
     return Board(rows, columns, scores, baselines, choice)
+
+
+def board_of(ledger: Ledger, models: Sequence[PublishedModel], choice: Choice) -> Board:
+    """The board alone, of as few scores as decide it: for a large ledger, when no curves are wanted.
+
+    The same rows as ``build_board`` of all scores, columns of metrics that no shown row has aside.
+    """
+    standing = ledger.standing()
+    most: dict[str, int] = {}
+    for (model, _), count in standing.results.items():
+        most[model] = max(count, most.get(model, 0))
+    whole = {model: at for (model, at), count in sorted(standing.results.items()) if count == most[model]}
+    for model, at in choice.iterations:
+        if model in whole:  # a named iteration, or all of them for the best
+            whole[model] = min(whole[model], at) if isinstance(at, int) else whole[model] if at == "latest" else 0
+    scores = [*ledger.scores(since=whole), *courses(models)]
+    return build_board(scores, levels(models), choice, standing)
 
 
 def remember_choice(ledger: Ledger, choice: Choice) -> None:

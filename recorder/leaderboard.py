@@ -20,7 +20,8 @@ from typing import Literal
 
 from recorder.baselines import Baseline
 from recorder.files import write_atomic
-from recorder.ledger import ScoreRow
+from recorder.ledger import ScoreRow, Standing
+from recorder.results import SHARE_ERROR
 from recorder.statistics import Z95, with_spread
 
 Which = Literal["latest", "best", "all"]
@@ -51,27 +52,33 @@ class LeaderboardRow:
 
 def is_share(value: float) -> bool:
     """Between 0 and 1, rounding errors aside."""
-    return -1e-9 <= value <= 1.0 + 1e-9
+    return -SHARE_ERROR <= value <= 1.0 + SHARE_ERROR
 
 
 def metric_key(row: ScoreRow) -> str:
     return f"{row.task}.{row.metric}"
 
 
-def main_metrics(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ()) -> dict[str, str]:
+def main_metrics(
+    scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = (), unfit: Iterable[str] = ()
+) -> dict[str, str]:
     """The metric with which each task enters the score, as task -> ``<task>.<metric>``.
 
     Among the metrics that are better when higher and stay in [0, 1]: the one that most baselines have, then the one
     that comes first in the task's results. A task without such a metric is left out. Without scores of our own the
-    baselines' tasks are taken, each with the metric that is named first.
+    baselines' tasks are taken, each with the metric that is named first. ``unfit`` metrics are known to be none, from
+    scores that are not among these.
     """
-    position: dict[tuple[str, str], int] = {}
-    unfit: set[str] = set()
+    first: dict[tuple[str, str], int] = {}  # texts are put together once for each metric, not for each score
+    out: set[tuple[str, str]] = set()
     for row in scores:
-        key = metric_key(row)
-        position[row.task, key] = min(position.get((row.task, key), row.position), row.position)
-        if not row.higher_is_better or not is_share(row.value):
-            unfit.add(key)
+        of = row.task, row.metric
+        if row.position < first.get(of, row.position + 1):
+            first[of] = row.position
+        if not row.higher_is_better or not -SHARE_ERROR <= row.value <= 1.0 + SHARE_ERROR:
+            out.add(of)
+    position = {(task, f"{task}.{metric}"): at for (task, metric), at in first.items()}
+    unfit = {*unfit, *(f"{task}.{metric}" for task, metric in out)}
     if not position:
         for baseline in baselines:
             for place, (key, value) in enumerate(baseline.values.items()):
@@ -93,16 +100,17 @@ def leaderboard(
     which: Which = "latest",
     chosen: Mapping[str, int | Which] | None = None,
     scoring: Scoring = "chance",
+    standing: Standing | None = None,
 ) -> list[LeaderboardRow]:
     """Rows in the order of their score, best first, those without a score last.
 
     ``which`` says what stands for a model: the ``latest`` iteration, the ``best`` one, or ``all``; ``chosen`` says it for
     single models, and may name an iteration. What is shared is decided by iterations that have every task of their
     model; an iteration that lacks a shared task is left out (unless it was named), for half an evaluation is not
-    compared with a whole one.
+    compared with a whole one. ``standing`` is what the ledger knows of the scores that are not among these.
     """
-    scores = _of_one_version(scores)
-    main = _metrics_for(scoring, scores, baselines)
+    scores = _of_one_version(scores, standing)
+    main = _metrics_for(scoring, scores, baselines, standing.unfit if standing is not None else ())
     models = _rows_of_scores(scores)
     published = [
         LeaderboardRow(b.name, None, b.tokens, None, None, None, dict(b.values), dict(b.stderrs), is_baseline=True)
@@ -136,8 +144,10 @@ def _eligible(
     return whole[-1:] if choice == "latest" else whole
 
 
-def _metrics_for(scoring: Scoring, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> set[str]:
-    main = main_metrics(scores, baselines)
+def _metrics_for(
+    scoring: Scoring, scores: Sequence[ScoreRow], baselines: Sequence[Baseline], unfit: Iterable[str]
+) -> set[str]:
+    main = main_metrics(scores, baselines, unfit)
     if scoring == "chance":
         return set(main.values())
     first: dict[str, tuple[int, str]] = {}
@@ -178,13 +188,20 @@ def _scales(
     return found
 
 
-def _of_one_version(scores: Sequence[ScoreRow]) -> list[ScoreRow]:
+def _of_one_version(scores: Sequence[ScoreRow], standing: Standing | None) -> list[ScoreRow]:
     """Of each task only the version recorded last, over all models: two versions are two measurements."""
-    newest: dict[str, tuple[float, str]] = {}
-    for row in scores:
-        if row.source != ELSEWHERE:
-            newest[row.task] = max(newest.get(row.task, (row.recorded_at, "")), (row.recorded_at, row.task_version))
-    return [row for row in scores if row.source == ELSEWHERE or row.task_version == newest[row.task][1]]
+    if standing is not None:
+        newest = dict(standing.versions)
+    else:
+        recorded: dict[tuple[str, str], float] = {}
+        for row in scores:
+            if row.source != ELSEWHERE:
+                recorded[row.task, row.task_version] = max(
+                    row.recorded_at, recorded.get((row.task, row.task_version), row.recorded_at)
+                )
+        ordered = sorted(recorded, key=lambda place: (recorded[place], place[1]))
+        newest = dict(ordered)
+    return [row for row in scores if row.source == ELSEWHERE or row.task_version == newest[row.task]]
 
 
 def _shares(row: LeaderboardRow) -> set[str]:

@@ -11,17 +11,17 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from recorder import ledger_writes as writes
 from recorder.ledger_items import as_outcomes, item_set, unpacked
-from recorder.ledger_rows import CheckpointRow, ItemRow, OutboxRow, Outcomes, ScoreRow, TaskRow
+from recorder.ledger_rows import CheckpointRow, ItemRow, OutboxRow, Outcomes, ScoreRow, Standing, TaskRow
 from recorder.ledger_schema import move_aside, open_database
 from recorder.ledger_writes import SINKS
-from recorder.results import CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
+from recorder.results import SHARE_ERROR, CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
 
 __all__ = [
     "SINKS",
@@ -32,6 +32,7 @@ __all__ = [
     "OutboxRow",
     "Outcomes",
     "ScoreRow",
+    "Standing",
     "TaskRow",
 ]
 
@@ -88,6 +89,19 @@ class Ledger:
                     raise
             except sqlite3.OperationalError as error:
                 raise LedgerError(f"{self.path}: {error}") from error
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Several queries of one state of the file."""
+        with self._lock:
+            if self._connection.in_transaction:
+                yield
+                return
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
 
     def _rows(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._lock:
@@ -163,9 +177,9 @@ class Ledger:
         all_versions: bool = False,
         *,
         models: Sequence[str] | None = None,
-        keys: Sequence[str] | None = None,
+        since: Mapping[str, int] | None = None,
     ) -> list[ScoreRow]:
-        """Scores by model, iteration, task and metric; only of ``models`` and ``keys`` (``<task>.<metric>``) if asked.
+        """Scores by model, iteration, task and metric; only of ``models`` if asked, from the iteration ``since`` on.
 
         By default only of current saves, and of each model's task only the version that was recorded last: scores of
         two versions don't belong on one curve.
@@ -173,18 +187,54 @@ class Ledger:
         conditions = [] if include_superseded else ["c.superseded = 0"]
         conditions += [] if all_versions else [_DRAWN_EVER if include_superseded else _DRAWN]
         conditions += [] if models is None else [f"c.model IN ({_marks(models)})"]
-        conditions += [] if keys is None else [f"r.task || '.' || s.metric IN ({_marks(keys)})"]
-        where = f"WHERE {' AND '.join(conditions)} " if conditions else ""
-        # Joined and ordered as the indexes are: nothing has to be sorted.
-        rows = self._rows(
-            "SELECT c.model, c.iteration, c.tokens, r.task, r.task_version, s.metric, s.value, s.stderr, s.n, "
-            "s.higher_is_better, r.source, c.superseded, r.recorded_at, s.chance, c.fingerprint, s.position "
-            "FROM checkpoint_rows c CROSS JOIN result_rows r ON r.checkpoint_id = c.id "
-            f"CROSS JOIN score_rows s ON s.result_id = r.id {where}"
-            "ORDER BY c.model, c.iteration, c.fingerprint, r.task, r.task_version, s.metric",
-            (*(models or ()), *(keys or ())),
+        conditions += ["(c.model <> ? OR c.iteration >= ?)"] * len(since or {})
+        asked = (*(models or ()), *(part for pair in (since or {}).items() for part in pair))
+        # Joined and ordered as the indexes are: nothing has to be sorted. What is the same for all scores of a result
+        # is read once for each result: of a large ledger most time would go into making those texts again.
+        joined = "FROM checkpoint_rows c CROSS JOIN result_rows r ON r.checkpoint_id = c.id"
+        with self._reading():
+            results = self._rows(
+                "SELECT r.id, c.model, c.iteration, c.tokens, r.task, r.task_version, r.source, c.superseded, "
+                f"r.recorded_at, c.fingerprint {joined} " + _where(conditions),
+                asked,
+            )
+            rows = self._rows(
+                "SELECT s.result_id, s.metric, s.value, s.stderr, s.n, s.higher_is_better, s.chance, s.position "
+                f"{joined} CROSS JOIN score_rows s ON s.result_id = r.id {_where(conditions)}"
+                "ORDER BY c.model, c.iteration, c.fingerprint, r.task, r.task_version, s.metric",
+                asked,
+            )
+        of = {r[0]: (r[1:6], r[6:7], r[7] != 0, r[8], r[9]) for r in results}
+        names = {row[1]: row[1] for row in rows}  # one text for each metric
+        found = []
+        for result, metric, value, stderr, n, high, chance, position in rows:
+            begin, source, superseded, recorded, mark = of[result]
+            end = (high != 0, *source, superseded, recorded, chance, mark, position)
+            found.append(ScoreRow._make((*begin, names[metric], value, stderr, n, *end)))
+        return found
+
+    def standing(self) -> Standing:
+        """What decides which scores stand on a leaderboard, without reading all of them."""
+        with self._reading():
+            counted = self._rows(
+                "SELECT c.model, c.iteration, COUNT(*) FROM checkpoint_rows c JOIN result_rows r "
+                f"ON r.checkpoint_id = c.id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY c.model, c.iteration"
+            )
+            unfit = self._rows(
+                "SELECT DISTINCT r.task, s.metric FROM score_rows s JOIN result_rows r ON r.id = s.result_id "
+                "JOIN checkpoint_rows c ON c.id = r.checkpoint_id WHERE (s.higher_is_better = 0 "
+                f"OR s.value NOT BETWEEN {-SHARE_ERROR} AND {1 + SHARE_ERROR}) AND c.superseded = 0 AND {_DRAWN}"
+            )
+            versions = self._rows(
+                "SELECT r.task, r.task_version, MAX(r.recorded_at) FROM result_rows r JOIN checkpoint_rows c "
+                f"ON c.id = r.checkpoint_id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY r.task, r.task_version "
+                "ORDER BY 3, 2"
+            )
+        return Standing(
+            {(model, iteration): count for model, iteration, count in counted},
+            frozenset(f"{task}.{metric}" for task, metric in unfit),
+            {task: version for task, version, _ in versions},
         )
-        return [ScoreRow._make((*row[:9], row[9] != 0, row[10], row[11] != 0, *row[12:])) for row in rows]
 
     def items(self, model: str, iteration: int) -> list[ItemRow]:
         """Item outcomes behind ``scores()`` of one current save, by task, metric and key."""
@@ -286,6 +336,10 @@ _DRAWN_EVER = (  # also of saves that were superseded
     "JOIN checkpoint_rows c2 ON c2.id = r2.checkpoint_id WHERE r2.id IN (SELECT MAX(r3.id) FROM result_rows r3 "
     "JOIN checkpoint_rows c3 ON c3.id = r3.checkpoint_id GROUP BY c3.model, r3.task))"
 )
+
+
+def _where(conditions: Sequence[str]) -> str:
+    return f"WHERE {' AND '.join(conditions)} " if conditions else ""
 
 
 def _marks(values: Sequence[str]) -> str:

@@ -84,3 +84,14 @@ class Outcomes:
 
     values: Mapping[str, float] = field(default_factory=dict)
     clusters: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """``results`` counts those of each (model, iteration); ``unfit`` are the metrics (``<task>.<metric>``) that are
+    better when lower or leave [0, 1] anywhere; ``versions`` is of each task the version recorded last.
+    """
+
+    results: Mapping[tuple[str, int], int]
+    unfit: frozenset[str]
+    versions: Mapping[str, str]

@@ -17,6 +17,7 @@ from typing import Any
 from recorder.files import write_json
 
 FORMAT = "autoeval-result/1"
+SHARE_ERROR = 1e-9  # by how much rounding may carry a share out of [0, 1]
 
 
 @dataclass(frozen=True)

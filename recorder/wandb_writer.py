@@ -18,7 +18,7 @@ if __package__ in (None, ""):  # run as a file, from anywhere
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from recorder.baselines import load_baselines
-from recorder.board import Board, Choice, build_board, remember_choice
+from recorder.board import Board, Choice, board_of, build_board, remember_choice
 from recorder.helm_output import HelmOutputError
 from recorder.leaderboard import write_leaderboard_csv
 from recorder.ledger import Ledger, LedgerError
@@ -171,10 +171,11 @@ def _write_leaderboard(
 ) -> Outcome:
     """Remembers what was asked for, so that the daemon's next rebuild shows the same board."""
     choice = _choice(config)
+    if print_only:
+        _print_board(board_of(publisher.ledger, models, choice), config)
+        return Outcome()
     board = build_board([*publisher.ledger.scores(), *courses(models)], levels(models), choice)
     _print_board(board, config)
-    if print_only:
-        return Outcome()
     if summary_only:
         return publisher.update_summaries([model.newest() for model in models])
     remember_choice(publisher.ledger, choice)
