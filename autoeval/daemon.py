@@ -156,6 +156,9 @@ class Daemon:
         if self._current is not None:
             return
         if (found := self._next()) is None:
+            if not self.once:
+                for run in self.runs:
+                    run.tell_what_is_waited_for()
             return
         run, entry = found
         self.runs.append(self.runs.pop(self.runs.index(run)))

@@ -64,6 +64,7 @@ class WatchedRun:
         sweep(self._directory)
         self._scanned = False
         self._told: dict[int, str] = {}
+        self._told_to_wait = False
 
     @property
     def ledger_path(self) -> Path:
@@ -267,6 +268,17 @@ class WatchedRun:
         last = self.options.last
         entries = self.entries.values()
         return last is not None and any(e.ref.iteration == last for e in entries) and all(e.finished for e in entries)
+
+    def tell_what_is_waited_for(self) -> None:
+        """Log, once, that nothing is left to do but to wait for the last iteration."""
+        last = self.options.last
+        if last is None or self._told_to_wait or self.waiting() or self.reached_the_end():
+            return
+        self._told_to_wait = True
+        path = self.watcher.checkpoint_path
+        logger.info(
+            "%s: waiting for iteration %d (--end-iteration) to appear in %s", self.config.model_name, last, path
+        )
 
     def anything_failed(self) -> bool:
         """Whether a checkpoint that was seen, or a task on it in its present version, failed for good.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import queue
 import shutil
@@ -32,6 +33,25 @@ from tests.end_to_end.daemon_world import (
 )
 
 pytestmark = pytest.mark.slow
+
+# A pattern that takes for ever on any answer of some length.
+ENDLESS = """
+endless_datasets = [
+    dict(
+        two_datasets[0],
+        abbr='endless',
+        infer_cfg=dict(
+            prompt_template=dict(type='PromptTemplate', template='{question}'),
+            retriever=dict(type='ZeroRetriever'),
+            inferencer=dict(type='GenInferencer', max_out_len=48),
+        ),
+        eval_cfg=dict(
+            evaluator=dict(type='EMEvaluator'),
+            pred_postprocessor=dict(type='match_answer_pattern', answer_pattern=r'^(([\\s\\S])+)+\\Z(?!)'),
+        ),
+    )
+]
+"""
 
 
 def test_checkpoints_that_arrive_while_it_watches_are_evaluated_and_it_ends_by_itself(
@@ -258,25 +278,62 @@ def test_an_idle_daemon_is_light(project: Path) -> None:
 
 
 def test_a_task_that_keeps_killing_the_worker_fails_alone(models: Path, project: Path) -> None:
-    items = project / "items.jsonl"
-    items.write_text(items.read_text() * 60)  # long enough to be killed in
+    """Both are asked together first, for they ask the same; when that kills the worker, each is tried by itself."""
+    items = [json.loads(line) for line in (project / "items.jsonl").read_text().splitlines()]
+    more = [{**item, "question": f"{number} and {item['question']}"} for number in range(60) for item in items]
+    (project / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in more))  # time to be killed in
     (project / "evaluator.yaml").write_text(CONFIG + "  runner: {max_attempts: 1}\n")
     deliver(models, project, 100)
 
-    def running() -> bool:
+    def running() -> list[str]:
         with contextlib.closing(Ledger(project / "out" / "ledger.sqlite")) as ledger:
-            return any((row.task, row.state) == ("second", "running") for row in ledger.tasks())
+            return [row.task for row in ledger.tasks() if row.state == "running"]
+
+    def kill_the_worker() -> None:
+        lines = [line for line in log_lines(project) if "worker is ready" in line]
+        os.kill(int(lines[-1].rpartition("process ")[2].rstrip(")")), signal.SIGKILL)
 
     with started(project, "--end-iteration", "100") as daemon:
-        wait_for(lambda: logged(project, "worker is ready") and running())
-        line = next(line for line in log_lines(project) if "worker is ready" in line)
-        os.kill(int(line.rpartition("process ")[2].rstrip(")")), signal.SIGKILL)
+        wait_for(lambda: logged(project, "worker is ready") and running() == ["first", "second"])
+        kill_the_worker()
+        wait_for(lambda: len([line for line in log_lines(project) if "worker is ready" in line]) == 2)
+        wait_for(lambda: running() == ["second"])
+        kill_the_worker()
         _, errors = daemon.communicate(timeout=240)
     assert daemon.returncode == 1, errors
     assert [row[1] for row in scores(project)] == ["first"]
     status = run(project, "--status").stdout
     assert "ended with signal 9 during 'second'" in status
     assert run(project, "--end-iteration", "100").returncode == 1  # failed for good: until --retry
+
+
+def test_a_worker_that_hangs_is_ended_and_its_work_done_by_another(models: Path, project: Path) -> None:
+    limits = "  runner: {heartbeat_timeout: 5, max_attempts: 3}\n"
+    (project / "evaluator.yaml").write_text(CONFIG + limits)
+    deliver(models, project, 100)
+    with started(project, "--end-iteration", "100") as daemon:
+        wait_for(lambda: logged(project, "conversion begins"))
+        line = next(line for line in log_lines(project) if "worker is ready" in line)
+        hung = int(line.rpartition("process ")[2].rstrip(")"))
+        os.kill(hung, signal.SIGSTOP)  # as one that waits for a device that is gone: alive, and silent
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 0, errors
+    assert "gave no sign of life for 5 s (runner.heartbeat_timeout) and was ended" in errors
+    assert not Path(f"/proc/{hung}").exists()
+    assert [row[1] for row in scores(project)] == ["first", "second"]
+
+
+def test_a_task_that_takes_too_long_fails_alone(models: Path, project: Path) -> None:
+    """Its postprocessor never ends; the other task has its scores."""
+    dataset = (project / "two.py").read_text()
+    endless = dataset.replace("('first', 'second')", "('first',)") + ENDLESS
+    (project / "two.py").write_text(endless)
+    (project / "evaluator.yaml").write_text(CONFIG + "  runner: {task_time_limit: 20, max_attempts: 1}\n")
+    deliver(models, project, 100)
+    ended = run(project, "--once")
+    assert ended.returncode == 1, ended.stderr
+    assert "took more than 20 s (runner.task_time_limit) and was ended during 'endless'" in ended.stderr
+    assert [row[1] for row in scores(project)] == ["first"]
 
 
 def test_sigterm_then_a_second_one_end_it_as_one_does(project: Path) -> None:
@@ -287,3 +344,25 @@ def test_sigterm_then_a_second_one_end_it_as_one_does(project: Path) -> None:
         _, errors = daemon.communicate(timeout=60)
     assert daemon.returncode == 128 + signal.SIGTERM, errors
     assert "Traceback" not in errors
+
+
+def test_a_retry_of_what_there_is_not_says_what_there_is(models: Path, project: Path) -> None:
+    deliver(models, project, 100)
+    nothing = run(project, "--retry", "100")
+    assert nothing.returncode == 2 and "nothing was ever evaluated" in nothing.stderr
+    assert run(project, "--once").returncode == 0
+    unknown = run(project, "--retry", "150")
+    assert unknown.returncode == 2 and "there is no iteration 150: the ledger has 100" in unknown.stderr
+    task = run(project, "--retry", "100:third")
+    assert task.returncode == 2 and "has no task 'third', but first, second" in task.stderr
+
+
+def test_that_it_waits_for_the_last_iteration_is_said_once(models: Path, project: Path) -> None:
+    with started(project, "--end-iteration", "300") as daemon:
+        wait_for(lambda: logged(project, "waiting for iteration 300 (--end-iteration) to appear in"))
+        deliver(models, project, 100)
+        wait_for(lambda: states(project).get(100) == "recorded")
+        deliver(models, project, 300)
+        _, errors = daemon.communicate(timeout=240)
+    assert daemon.returncode == 0, errors
+    assert errors.count("waiting for iteration 300") == 1
