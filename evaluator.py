@@ -48,6 +48,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
         help="publish online what W&B doesn't show yet, whatever the mode, then stop",
     )
     action.add_argument("--doctor", action="store_true", help="check all that a run needs, then stop")
+    action.add_argument("--serve", action="store_true", help="show the work directory in a browser, until Ctrl-C")
+    parser.add_argument("--port", type=_port, default=8765, metavar="N", help="of --serve (default: %(default)s)")
+    parser.add_argument(
+        "--host", default="127.0.0.1", metavar="ADDRESS", help="of --serve; another than %(default)s asks for a token"
+    )
+    parser.add_argument("--json", action="store_true", help="--status as JSON")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser.parse_args(arguments)
 
@@ -56,6 +62,13 @@ def _iteration(text: str) -> int:
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"expected an iteration, found {text}")
+    return value
+
+
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value < 65536:
+        raise argparse.ArgumentTypeError(f"expected a port, found {text}")
     return value
 
 

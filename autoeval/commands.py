@@ -41,10 +41,14 @@ def run_command(options: argparse.Namespace) -> int:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         configs = load_config(options.config)
+        if options.json and not options.status:
+            raise ConfigError("--json belongs to --status")
+        if options.serve:
+            return show_work_directories(configs, options.host, options.port)
         watch = _watch_options(options)
         _check_sections(configs, watch, Path(options.config))
         if options.status:
-            return show_status(configs, watch)
+            return show_status(configs, watch, as_json=options.json)
         if options.retry is not None:
             return retry(configs, options.retry)
         if options.sync_wandb:
@@ -226,46 +230,47 @@ def _seconds_by_task(config: AutoEval) -> dict[str, float]:
     return {task: sum(values) / len(values) for task, values in measured.items()}
 
 
-def show_status(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
-    """A table of checkpoints × tasks × state, the last errors, and what is on disk without being evaluated, and why."""
-    from tabulate import tabulate
+def show_status(configs: Sequence[AutoEval], watch: WatchOptions, *, as_json: bool = False) -> int:
+    """``autoeval.status`` of each run, printed."""
+    from autoeval import status
 
-    for config in configs:
-        checkpoints, tasks = _rows_of(config)
-        print(f"{config.model_name} ({config.work_dir})")
-        if not checkpoints:
-            print("  nothing evaluated yet")
-            _print_not_evaluated(config, watch, checkpoints)
-            continue
-        names = sorted({row.task for row in tasks})
-        table, errors = [], []
-        for row in sorted(checkpoints, key=lambda row: row.iteration):
-            states = {t.task: t for t in tasks if (t.iteration, t.fingerprint) == (row.iteration, row.fingerprint)}
-            table.append([row.iteration, row.state, *(states[n].state if n in states else "-" for n in names)])
-            if row.error:
-                errors.append(f"iteration {row.iteration}: {row.error}")
-            errors += [
-                f"iteration {row.iteration}, {t.task}: {t.error}" + (f" (log: {t.log})" if t.log else "")
-                for t in states.values()
-                if t.error and t.error != row.error
-            ]
-        print(tabulate(table, headers=["iteration", "state", *names]))
-        for error in errors:
-            print(f"  {error}")
-        _print_not_evaluated(config, watch, checkpoints)
+    found = [status.status_of(config, watch, *_rows_of(config)) for config in configs]
+    if as_json:
+        print(status.as_json(found))
+    else:
+        status.print_status(found)
     return 0
 
 
-def _print_not_evaluated(config: AutoEval, watch: WatchOptions, known: Sequence[CheckpointRow]) -> None:
-    found = make_watcher(config, watch).scan()
-    fingerprints = {row.fingerprint for row in known}
-    for checkpoint in found.complete:
-        if checkpoint.fingerprint not in fingerprints:
-            print(f"  iteration {checkpoint.iteration}: complete, no daemon has seen it yet")
-    for iteration, reason in found.waiting:
-        print(f"  iteration {iteration}: not complete yet: {reason}")
-    for iteration, reason in (*found.abandoned, *found.unsupported):
-        print(f"  iteration {iteration}: never evaluated: {reason}")
+def show_work_directories(configs: Sequence[AutoEval], host: str, port: int) -> int:
+    """Serve the runs' work directories until Ctrl-C."""
+    from recorder import serve
+
+    names: dict[str, Path] = {}
+    for work_dir in dict.fromkeys(config.work_dir for config in configs):
+        name = work_dir.name
+        while name in names:
+            name += "+"
+        names[name] = work_dir
+    try:
+        server = serve.make_server(names, host, port)
+    except serve.ServeError as error:
+        raise ConfigError(str(error)) from None
+    shown = ", ".join(map(str, names.values()))
+    print(f"serving {shown} until Ctrl-C: {serve.address_of(server)}", flush=True)
+    serve.serve(server)
+    return 0
+
+
+def _check_known(configs: Sequence[AutoEval], which: str, iteration: int, task: str) -> None:
+    rows = [_rows_of(config) for config in configs]
+    known = sorted({row.iteration for checkpoints, _ in rows for row in checkpoints})
+    if iteration not in known:
+        there = f"the ledger has {', '.join(map(str, known))}" if known else "nothing was ever evaluated"
+        raise ConfigError(f"--retry {which}: there is no iteration {iteration}: {there}")
+    tasks = sorted({row.task for _, tasks in rows for row in tasks if row.iteration == iteration})
+    if task and task not in tasks:
+        raise ConfigError(f"--retry {which}: iteration {iteration} has no task '{task}', but {', '.join(tasks)}")
 
 
 def retry(configs: Sequence[AutoEval], which: str) -> int:
@@ -273,6 +278,8 @@ def retry(configs: Sequence[AutoEval], which: str) -> int:
     iteration, _, task = which.partition(":")
     if iteration and not iteration.isdigit():
         raise ConfigError(f"--retry {which}: expected ITERATION or ITERATION:TASK")
+    if iteration:
+        _check_known(configs, which, int(iteration), task)
     marked = 0
     for config in configs:
         if not (config.work_dir / "ledger.sqlite").exists():

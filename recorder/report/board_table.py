@@ -79,7 +79,7 @@ def _row(
     ]
     for key in columns:
         n = items.get((row.model, row.iteration or 0, key), 0)
-        cells.append(value_cell(row.metrics.get(key), row.stderrs.get(key), n, task_of(key)))
+        cells.append(value_cell(row.metrics.get(key), row.stderrs.get(key), n))
     return f'<tr class="{"baseline" if row.is_baseline else "own"}"{where(row.model)}>{"".join(cells)}</tr>'
 
 
@@ -95,15 +95,15 @@ def _meter(row: LeaderboardRow, widest: float) -> str:
     return f'<span class="meter" aria-hidden=true><i style="width:{width:.1f}%"></i>{whisker}</span>'
 
 
-def value_cell(value: float | None, stderr: float | None, n: int = 0, task: str = "") -> str:
+def value_cell(value: float | None, stderr: float | None, n: int = 0) -> str:
     """A number with half of its 95 % interval, of the same interval that the curves show."""
     if value is None:
-        return cell(NONE, "", task=task)
+        return cell(NONE, "")
     shown = f"{value:.3f}" if abs(value) < 100 else f"{value:,.1f}"
     half = half_width(value, stderr, n)
     if half is not None:
         shown += f' <span class="pm">± {half:.3f}</span>'
-    return cell(shown, value, task=task)
+    return cell(shown, f"{value:.9g}")
 
 
 def half_width(value: float, stderr: float | None, n: int) -> float | None:

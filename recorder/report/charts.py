@@ -62,9 +62,9 @@ def _series(facts: Facts, model: str, rows: Sequence[ScoreRow], outlook: Outlook
         "iteration": [row.iteration for row in rows],
         "tokens": [_short(row.tokens) for row in rows],
         "value": [_short(row.value) for row in rows],
-        "low": [None if interval is None else _short(interval[0]) for interval in intervals],
-        "high": [None if interval is None else _short(interval[1]) for interval in intervals],
-        "n": [row.n for row in rows],
+        "low": [None if interval is None else _short(interval[0], 4) for interval in intervals],
+        "high": [None if interval is None else _short(interval[1], 4) for interval in intervals],
+        "n": _once([row.n for row in rows]),
         "ahead": _ahead(rows[-1].iteration, rows[-1].tokens, outlook),
     }
 
@@ -74,15 +74,16 @@ def _ahead(iteration: int, tokens: float | None, outlook: Outlook | None) -> dic
     if outlook is None or not outlook.curve or outlook.now <= 0:
         return None
     points = [point for point in outlook.curve if point[0] >= outlook.now]
+    points = points[:: max(1, len(points) // 10)] + points[-1:]
     if len(points) < 2 or not points[0][2] <= outlook.value <= points[0][3]:
         return None  # a fit that has left the newest score behind says nothing about the next ones
     share = [point[0] / outlook.now for point in points]
     return {
         "iteration": [_short(one * iteration) for one in share],
         "tokens": [None if tokens is None else _short(one * tokens) for one in share],
-        "value": [_short(point[1]) for point in points],
-        "low": [_short(point[2]) for point in points],
-        "high": [_short(point[3]) for point in points],
+        "value": [_short(point[1], 4) for point in points],
+        "low": [_short(point[2], 4) for point in points],
+        "high": [_short(point[3], 4) for point in points],
     }
 
 
@@ -127,11 +128,16 @@ def _average_series(facts: Facts, model: str, rows: Sequence[LeaderboardRow]) ->
         "value": [_short(value) for value in values],
         "low": [None if e is None else _short(v - e) for v, e in zip(values, errors, strict=True)],
         "high": [None if e is None else _short(v + e) for v, e in zip(values, errors, strict=True)],
-        "n": [None] * len(rows),
+        "n": None,
         "ahead": _ahead(rows[-1].iteration or 0, rows[-1].tokens, worth.average if worth is not None else None),
     }
 
 
-def _short(value: float | None) -> float | None:
-    """Six significant digits: what a picture can show, in half the bytes."""
-    return float(f"{value:.6g}") if value is not None and math.isfinite(value) else None
+def _once(values: Sequence[int]) -> int | list[int]:
+    """A number that is the same everywhere, once."""
+    return values[0] if len(set(values)) == 1 else list(values)
+
+
+def _short(value: float | None, digits: int = 6) -> float | None:
+    """Six significant digits, of an interval four: what a picture can show, in half the bytes."""
+    return float(f"{value:.{digits}g}") if value is not None and math.isfinite(value) else None

@@ -73,12 +73,12 @@ def table(label: str, heads: Sequence[Head], rows: Iterable[str], *, sortable: b
     )
 
 
-def cell(html: str, value: object = None, *, text: bool = False, kind: str = "", task: str = "") -> str:
-    """A cell; ``value`` is what it is sorted by."""
+def cell(html: str, value: object = None, *, text: bool = False, kind: str = "") -> str:
+    """A cell; ``value`` is what it is sorted by. The task of a column is in its heading alone: there may be thousands."""
     names = " ".join(part for part in ("t" if text else "", kind) if part)
     attribute = f' class="{names}"' if names else ""
     data = "" if value is None else f' data-v="{escape(str(value))}"'
-    return f"<td{attribute}{data}{where(task=task)}>{html}</td>"
+    return f"<td{attribute}{data}>{html}</td>"
 
 
 def row_head(html: str, value: object = None, title: str = "") -> str:

@@ -39,7 +39,7 @@ def states_section(facts: Facts, report: Path) -> str:
         cells = [f"<th scope=row class=name>{breakable(save.model)}</th>"] if several else []
         cells.append(f"<th scope=row class=t>{save.iteration:,}</th>")
         cells.append(cell(escape(save.state), text=True, kind=f"s-{escape(save.state)}"))
-        cells += [_task_cell(mine.get(name), name, report, few) for name in names]
+        cells += [_task_cell(mine.get(name), report, few) for name in names]
         cells.append(f'<td class="error">{errors}</td>')
         wrong = bool(errors) or save.state in ("failed", "missed")
         body.append(f"<tr{where(save.model)}{' data-wrong' if wrong else ''}>{''.join(cells)}</tr>")
@@ -48,15 +48,14 @@ def states_section(facts: Facts, report: Path) -> str:
     return table("Checkpoints and tasks", heads, body, kind="states") + quiet(f"{signs} {note}".strip())
 
 
-def _task_cell(run: TaskRow | None, name: str, report: Path, few: bool) -> str:
+def _task_cell(run: TaskRow | None, report: Path, few: bool) -> str:
     if run is None:
-        return cell("–", text=True, kind="s-none", task=name)
-    sign = f"<span aria-hidden=true>{GLYPHS.get(run.state, '')}</span>"
-    word = escape(run.state) if few else f'<span class="sr">{escape(run.state)}</span>'
-    html = f"{sign} {word}"
+        return "<td class=s-none>–</td>"
+    state = escape(run.state)
+    html = f"{GLYPHS.get(run.state, '')} {state}" if few else GLYPHS.get(run.state, state)
     if run.log and run.state in ("failed", "running"):
-        html = f'<a href="{link(run.log, report)}" title="the log of {escape(run.task)}">{html}</a>'
-    return cell(html, text=True, kind=f"s-{escape(run.state)}", task=name)
+        html = f'<a href="{link(run.log, report)}" title="{state}: the log of {escape(run.task)}">{html}</a>'
+    return f"<td class=s-{state}>{html}</td>"
 
 
 def _errors(save: CheckpointRow, runs: Iterable[TaskRow], report: Path) -> str:

@@ -30,7 +30,7 @@
       order.sort((a, b) => a[0] - b[0]);
       const pick = (values) => order.map((pair) => values[pair[1]]);
       const x = order.map((pair) => pair[0]), y = pick(series.value);
-      const low = pick(series.low), high = pick(series.high), n = pick(series.n), at = pick(series.iteration);
+      const low = pick(series.low), high = pick(series.high), n = Array.isArray(series.n) ? pick(series.n) : y.map(() => series.n), at = pick(series.iteration);
       const made = band(x, low, high, tint, 0.17, "interval");
       if (series.ahead) {
         const ahead = series.ahead;

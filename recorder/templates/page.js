@@ -58,6 +58,11 @@ const filters = (() => {
       const baseline = one.classList.contains("baseline");
       one.hidden = !now.found || (!baseline && model !== undefined && !now.model(model)) || (task !== undefined && !now.task(task));
     }
+    for (const table of document.querySelectorAll("table:has(thead th[data-task])")) {
+      const heads = [...table.tHead.rows[0].cells];
+      const columns = heads.map((head, at) => [at, head.hidden]).filter(([at]) => heads[at].dataset.task !== undefined);
+      for (const row of table.tBodies[0].rows) for (const [at, hidden] of columns) row.cells[at].hidden = hidden;
+    }
     page.dataset.x = now.x;
     for (const listener of listeners) listener(now);
     const kept = new URLSearchParams(new FormData(form));

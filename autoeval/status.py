@@ -1,0 +1,162 @@
+"""``--status``: checkpoints × tasks × state, the last errors, and what is on disk without being evaluated, and why."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autoeval.config import AutoEval
+from autoeval.planning import WatchOptions, make_watcher
+from recorder.ledger import CheckpointRow, TaskRow
+
+SIGNS = {"done": "+", "failed": "x", "running": "r", "queued": "q"}
+MOST_ERRORS = 10
+
+
+@dataclass(frozen=True)
+class Status:
+    """One run. ``checkpoints`` by iteration, each with its current task runs; ``others`` are (iteration, why not)."""
+
+    model: str
+    work_dir: str
+    checkpoints: tuple[tuple[CheckpointRow, tuple[TaskRow, ...]], ...]
+    others: tuple[tuple[int, str], ...]
+
+
+def status_of(
+    config: AutoEval, watch: WatchOptions, checkpoints: Sequence[CheckpointRow], tasks: Sequence[TaskRow]
+) -> Status:
+    """From the ledger's rows of the run and a look at its checkpoint directory."""
+    by_save: dict[tuple[int, str], dict[str, TaskRow]] = {}
+    for task in tasks:  # of several versions the one changed last stays
+        by_save.setdefault((task.iteration, task.fingerprint), {})[task.task] = task
+    found = make_watcher(config, watch).scan()
+    known = {row.fingerprint for row in checkpoints}
+    others = [
+        (c.iteration, "complete, no daemon has seen it yet") for c in found.complete if c.fingerprint not in known
+    ]
+    others += [(iteration, f"not complete yet: {reason}") for iteration, reason in found.waiting]
+    others += [(i, f"never evaluated: {reason}") for i, reason in (*found.abandoned, *found.unsupported)]
+    rows = [
+        (row, tuple(sorted(by_save.get((row.iteration, row.fingerprint), {}).values(), key=lambda t: t.task)))
+        for row in sorted(checkpoints, key=lambda row: row.iteration)
+    ]
+    return Status(config.model_name, str(config.work_dir), tuple(rows), tuple(others))
+
+
+def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
+    """For a person, within ``width`` columns (the terminal's, 80 where there is none)."""
+    width = width or shutil.get_terminal_size((80, 24)).columns
+    for number, status in enumerate(statuses):
+        if number:
+            print()
+        print(f"{status.model} ({status.work_dir})")
+        if status.checkpoints:
+            _print_table(status, width)
+            _print_errors(status, width)
+        else:
+            print("  nothing evaluated yet")
+        for iteration, reason in status.others:
+            _print_wrapped(f"iteration {iteration}: {reason}", width)
+
+
+def _print_table(status: Status, width: int) -> None:
+    """A column a task where they fit, else a sign a task."""
+    from tabulate import tabulate
+
+    names = sorted({task.task for _, tasks in status.checkpoints for task in tasks})
+    states = [(row, {task.task: task.state for task in tasks}) for row, tasks in status.checkpoints]
+    table = tabulate(
+        [[row.iteration, row.state, *(mine.get(name, "-") for name in names)] for row, mine in states],
+        headers=["iteration", "state", *names],
+    )
+    if max(map(len, table.splitlines())) <= width:
+        print(table)
+        return
+    signs = ["".join(SIGNS.get(mine.get(name, ""), "-") for name in names) for _, mine in states]
+    room = max(10, width - 50)
+    body = [
+        [row.iteration, row.state, _counts(mine), textwrap.fill(line, room)]
+        for (row, mine), line in zip(states, signs, strict=True)
+    ]
+    print(tabulate(body, headers=["iteration", "state", "tasks", "each task"]))
+    listed = ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1))
+    _print_wrapped(f"each task: + done, x failed, r running, q queued, - none, in the order {listed}", width)
+
+
+def _counts(states: dict[str, str]) -> str:
+    found = list(states.values())
+    return ", ".join(f"{found.count(state)} {state}" for state in SIGNS if state in found) or "-"
+
+
+def _print_errors(status: Status, width: int) -> None:
+    """The last ones, each with its log."""
+    errors: list[tuple[float, str]] = []
+    for row, tasks in status.checkpoints:
+        failed = [task for task in tasks if task.error]
+        told = {task.error for task in failed}
+        if row.error and row.error not in told and not failed:
+            errors.append((row.updated_at, f"iteration {row.iteration}: {row.error}"))
+        for task in failed:
+            log = f" (log: {task.log})" if task.log else ""
+            errors.append((task.updated_at, f"iteration {row.iteration}, {task.task}: {task.error}{log}"))
+    errors.sort(reverse=True)
+    for _, text in errors[:MOST_ERRORS]:
+        _print_wrapped(text, width)
+    if len(errors) > MOST_ERRORS:
+        print(f"  and {len(errors) - MOST_ERRORS} earlier errors: --status --json has all")
+
+
+def _print_wrapped(text: str, width: int) -> None:
+    """Paths stay whole, so that they can be copied."""
+    print(
+        textwrap.fill(
+            " ".join(text.split()),
+            width,
+            initial_indent="  ",
+            subsequent_indent="    ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    )
+
+
+def as_json(statuses: Sequence[Status]) -> str:
+    """For a program. Times are Unix seconds, tokens billions."""
+    return json.dumps([_run(status) for status in statuses], indent=1, ensure_ascii=False)
+
+
+def _run(status: Status) -> dict[str, Any]:
+    return {
+        "model": status.model,
+        "work_dir": status.work_dir,
+        "checkpoints": [
+            {
+                "iteration": row.iteration,
+                "tokens": row.tokens,
+                "state": row.state,
+                "error": row.error,
+                "path": row.path,
+                "fingerprint": row.fingerprint,
+                "updated_at": row.updated_at,
+                "tasks": [
+                    {
+                        "task": task.task,
+                        "version": task.version,
+                        "state": task.state,
+                        "attempts": task.attempts,
+                        "error": task.error,
+                        "log": task.log,
+                        "updated_at": task.updated_at,
+                    }
+                    for task in tasks
+                ],
+            }
+            for row, tasks in status.checkpoints
+        ],
+        "not_evaluated": [{"iteration": iteration, "reason": reason} for iteration, reason in status.others],
+    }
