@@ -21,6 +21,8 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     for name, flag in (("partition", "-p"), ("quotatype", "-q"), ("qos", "--qos")):
         if getattr(options, name) is not None and not options.slurm:
             parser.error(f"{flag} belongs to --slurm")
+    if options.aliyun_cfg is not None and not options.dlc:
+        parser.error("--aliyun-cfg belongs to --dlc")
     if options.slurm and not options.partition:
         parser.error("--slurm needs -p PARTITION")
     return options
@@ -84,11 +86,11 @@ def _add_cluster(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("clusters")
     kind = group.add_mutually_exclusive_group()
     kind.add_argument("--slurm", action="store_true", help="tasks as Slurm job arrays of --max-num-workers at a time")
-    kind.add_argument("--dlc", action="store_true", help="not in this version")
+    kind.add_argument("--dlc", action="store_true", help="tasks as jobs of Alibaba Cloud's PAI-DLC")
     group.add_argument("-p", "--partition", metavar="NAME")
     group.add_argument("-q", "--quotatype", metavar="TYPE", help="where the site has it: reserved, spot, auto")
     group.add_argument("--qos", metavar="NAME")
-    group.add_argument("--aliyun-cfg", metavar="FILE")
+    group.add_argument("--aliyun-cfg", metavar="FILE", help="settings for --dlc (default: ~/.aliyun.cfg)")
 
 
 def _positive(text: str) -> int:

@@ -19,7 +19,6 @@ from autoeval.tasks.plan import (
 from recorder.files import write_json
 from recorder.results import CheckpointRef
 
-
 FIVE_DIMENSIONS = "five_dimensions"  # an --eval-type: the dataset configuration of that name, with icl's data_dir
 
 

@@ -43,7 +43,6 @@ def run_command(options: argparse.Namespace) -> int:
     for noisy in ("urllib3", "filelock", "matplotlib", "httpx", "httpcore", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        _refuse_clusters(options)
         if options.datasets == ["list"]:
             from autoeval.run.listing import print_datasets
 
@@ -58,14 +57,6 @@ def run_command(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         print("run.py: interrupted; -r goes on where it stopped", file=sys.stderr)
         return INTERRUPTED
-
-
-def _refuse_clusters(options: argparse.Namespace) -> None:
-    """Raises ``ValueError`` for flags of runners that are not there yet: they would do nothing."""
-    for name in ("dlc", "aliyun_cfg"):
-        if getattr(options, name):
-            flag = f"--{name.replace('_', '-')}"
-            raise ValueError(f"{flag}: this version runs tasks on this machine or by Slurm; DLC is still to come")
 
 
 def _evaluate(options: argparse.Namespace) -> int:

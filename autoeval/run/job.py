@@ -303,11 +303,10 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
     if class_name(task.get("type", "")) != _TASKS[name]:
         raise ValueError(f"{options.config}: {name} has the task {task.get('type')!r}, expected {_TASKS[name]}")
     configured = stage.get("runner") or {}
-    if options.slurm:
+    if cluster := _cluster_of_flags(options):
         if configured:
-            logger.warning("--slurm goes before the runner of %s", name)
-        configured = {"type": "SlurmRunner", "partition": options.partition}
-        configured |= {key: getattr(options, key) for key in ("quotatype", "qos") if getattr(options, key)}
+            logger.warning("--%s goes before the runner of %s", "slurm" if options.slurm else "dlc", name)
+        configured = cluster
     runner = {"type": "LocalRunner", "max_num_workers": 1, "retry": 2, **configured}
     local = class_name(runner["type"]) == "LocalRunner"
     if options.max_workers_per_gpu is not None and not local:
@@ -316,6 +315,15 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
         if getattr(options, key) is not None:
             runner[key] = getattr(options, key)
     return Stage(dict(partitioner), {key: value for key, value in runner.items() if key != "task"})
+
+
+def _cluster_of_flags(options: argparse.Namespace) -> Options:
+    if options.dlc:
+        return {"type": "DLCRunner", "aliyun_cfg": options.aliyun_cfg or "~/.aliyun.cfg"}
+    if not options.slurm:
+        return {}
+    given = {key: getattr(options, key) for key in ("partition", "quotatype", "qos") if getattr(options, key)}
+    return {"type": "SlurmRunner", **given}
 
 
 def _refuse_ranking_by_chat(models: Sequence[Options], datasets: Sequence[Options]) -> None:

@@ -20,7 +20,6 @@ from typing import Any
 
 from autoeval.runners.jobs import JobArray, JobState, Queue, QueueError, Resources, task_log
 from autoeval.runners.outcome import Outcome, missing
-from autoeval.runners.worker_process import worker_environment
 from autoeval.tasks.openicl import BAD_INPUT, Task
 from recorder.files import write_json
 
@@ -70,9 +69,11 @@ class ClusterRunner:
         for name, value in (("max_num_workers", max_num_workers), ("max_queued", max_queued)):
             if value < 1:
                 raise ValueError(f"{name} is {value}, expected at least 1")
-        self.queue, self.max_num_workers, self.max_queued, self.retry = queue, max_num_workers, max_queued, retry
+        self.queue, self.max_num_workers, self.retry = queue, max_num_workers, retry
+        # Without arrays there is no throttle but ours.
+        self.max_queued = max_queued if queue.arrays else min(max_queued, max_num_workers)
         self._resources = resources or Resources()
-        self._environment = {**worker_environment(), **(environment or {})}
+        self._environment = dict(environment or {})
         self._clock, self._sleep = clock, sleep
         self._jobs: dict[str, int] = {}  # size by id, of arrays that are not over
         self._manifests: dict[str, Path] = {}
@@ -106,7 +107,7 @@ class ClusterRunner:
             while len(outcomes) < len(tried):
                 queued = [one for one in tried if one.job]
                 while ready and len(queued) < self.max_queued:
-                    some = _alike(ready)[: self.max_queued - len(queued)]
+                    some = _alike(ready)[: self.max_queued - len(queued) if self.queue.arrays else 1]
                     self._submit(some)
                     ready = [one for one in ready if one not in some]
                     queued += some

@@ -39,6 +39,7 @@ class JobArray:
     """Tasks that want the same, submitted as one. ``key`` is unique: the queue keeps it, and finds the job by it.
 
     ``command`` runs one task when the task's number is appended. ``at_once`` limits how many run at a time.
+    ``environment`` is set for them besides what every task gets.
     """
 
     key: str
@@ -76,6 +77,8 @@ class JobState:
 
 class Queue(Protocol):
     """One cluster. ``poll`` never raises: a queue that cannot be reached says ``unknown``, which is not ``gone``."""
+
+    arrays: bool  # whether a job may have several tasks
 
     def submit(self, array: JobArray) -> str:
         """The job's id. Raises ``QueueError`` when it may be tried again, ``QueueRefused`` when not."""

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, Resources
+from autoeval.runners.worker_process import worker_environment
 from recorder.files import write_atomic
 
 logger = logging.getLogger(__name__)
@@ -84,6 +85,8 @@ class SlurmOptions:
 class Slurm:
     """The cluster that ``SLURM_CONF`` (or the system's configuration) names."""
 
+    arrays = True
+
     def __init__(self, options: SlurmOptions) -> None:
         self.options = options
         self._accounting: bool | None = None  # until it was asked
@@ -99,7 +102,9 @@ class Slurm:
         words = shlex.join(array.command)
         write_atomic(script, f'#!/bin/sh\nexec {words} "$SLURM_ARRAY_TASK_ID"\n')
         try:
-            done = _call(["sbatch", *self.flags(array), str(script)], environment=array.environment)
+            done = _call(
+                ["sbatch", *self.flags(array), str(script)], environment={**worker_environment(), **array.environment}
+            )
         except FileNotFoundError:
             raise QueueRefused("sbatch: there is no such program on this machine; is this a Slurm cluster?") from None
         if done.returncode == 0:
