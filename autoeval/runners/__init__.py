@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 # Keys of OpenCompass's configurations that are no runner's business here.
 _PASSED_OVER = ("type", "task", "lark_bot_url")
-RUNNERS = ("LocalRunner", "SlurmRunner", "SlurmSequentialRunner", "DLCRunner")
+RUNNERS = ("LocalRunner", "SlurmRunner", "SlurmSequentialRunner", "DLCRunner", "RayRunner")
 
 
 class Runner(Protocol):
@@ -49,6 +49,10 @@ def build_runner(
             from autoeval.runners.dlc_runner import dlc_runner
 
             return dlc_runner(**keywords)
+        if kind == "RayRunner":
+            from autoeval.runners.ray_runner import ray_runner
+
+            return ray_runner(**keywords)
     except TypeError as error:
         raise ValueError(f"runner {kind}: {error}") from error
     raise ValueError(f"runner {kind}: there is no such runner here (known: {', '.join(RUNNERS)})")

@@ -3,7 +3,8 @@
     python -m autoeval.runners.array_task ARRAY.json NUMBER
 
 ARRAY.json has ``tasks``, each with ``command`` (a list of words), ``log`` and ``record``. The record is written when the
-command has ended: its exit code, and where and when it ran. The job ends with the command's own code.
+command has ended: its exit code, and where and when it ran. The job ends with the command's own code. With
+AUTOEVAL_ENDS_WITH_INPUT in the environment it ends, and the command with it, when its standard input closes.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 from recorder.files import write_json
 
+ENDS_WITH_INPUT = "AUTOEVAL_ENDS_WITH_INPUT"
 GRACE_SECONDS = 20.0  # after SIGTERM; a queue's own patience may be shorter
 
 
@@ -34,11 +37,15 @@ def run(array: Path, number: int) -> int:
     with log.open("ab") as output:
         process = subprocess.Popen(
             task["command"],
-            stdin=subprocess.DEVNULL,
+            # A pipe that nobody writes: it closes when this process dies, whatever kills it, and the command ends.
+            stdin=subprocess.PIPE,
             stdout=output,
             stderr=subprocess.STDOUT,
             start_new_session=True,
+            env={**os.environ, ENDS_WITH_INPUT: "1"},
         )
+        if os.environ.get(ENDS_WITH_INPUT):
+            threading.Thread(target=_end_with_input, args=(process,), daemon=True).start()
         signalled: list[int] = []
 
         def pass_on(signum: int, _frame: Any) -> None:
@@ -67,6 +74,13 @@ def run(array: Path, number: int) -> int:
     }
     write_json(record, content)
     return code if code >= 0 else 128 - code
+
+
+def _end_with_input(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(OSError):
+        os.read(0, 1)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # then ``run`` writes the record and ends
 
 
 def main() -> int:

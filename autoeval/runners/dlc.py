@@ -16,8 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused
-from autoeval.runners.worker_process import worker_environment
+from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, passed_on
 
 logger = logging.getLogger(__name__)
 
@@ -26,10 +25,6 @@ CALL_SECONDS = 60
 _WAITING = frozenset({"Creating", "Queuing", "Bidding", "EnvPreparing", "SanityChecking", "Restarting"})
 _RUNNING = frozenset({"Running", "Stopping", "SucceededReserving", "FailedReserving"})
 _AGAIN = frozenset({"Succeeded", "Failed"})  # Stopped was somebody's will
-# What a container needs to know of this process's environment; all else is the image's own.
-_PASSED_ON = re.compile(
-    r"(PYTHONPATH|HF_\w+|TRANSFORMERS_\w+|TORCH_HOME|TOKENIZERS_PARALLELISM|OMP_NUM_THREADS|AUTOEVAL_\w+)"
-)
 
 
 @dataclass(frozen=True)
@@ -87,7 +82,6 @@ class Dlc:
         if array.size != 1:
             raise ValueError(f"a DLC job has one task, not {array.size}")
         wanted = array.resources
-        passed = {name: value for name, value in worker_environment().items() if _PASSED_ON.fullmatch(name)}
         job = DlcJob(
             key=array.key,
             name=re.sub(r"[^A-Za-z0-9_.-]+", "-", array.name)[:200].strip("-") or "autoeval",
@@ -97,7 +91,7 @@ class Dlc:
             cpu=wanted.num_cpus or max(6 * wanted.num_gpus, 8),
             memory=round(wanted.memory_gb or max(32 * wanted.num_gpus, 48)),
             minutes=wanted.minutes,
-            environment={**passed, **array.environment},
+            environment={**passed_on(), **array.environment},
         )
         return self.transport.create(self.options, job)
 

@@ -6,11 +6,17 @@ A queue's word is never all there is: whether a task is done is decided by its o
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from autoeval.runners.worker_process import worker_environment
+
+_PASSED_ON = re.compile(
+    r"(PYTHONPATH|HF_\w+|TRANSFORMERS_\w+|TORCH_HOME|TOKENIZERS_PARALLELISM|OMP_NUM_THREADS|AUTOEVAL_\w+)"
+)
 # waiting, running: it will go on by itself; held: it will not, until somebody does something; ended: see ``name``;
 # unknown: the queue cannot be asked now; gone: the queue knows no such job (any more).
 Kind = Literal["waiting", "running", "held", "ended", "unknown", "gone"]
@@ -53,6 +59,11 @@ class JobArray:
 
     def task_log(self, number: int) -> Path:
         return task_log(self.log, number)
+
+
+def passed_on() -> dict[str, str]:
+    """What another machine needs of this process's environment; all else is that machine's own."""
+    return {name: value for name, value in worker_environment().items() if _PASSED_ON.fullmatch(name)}
 
 
 def task_log(log: Path, number: int) -> Path:

@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
+
 from autoeval.tasks.openicl import Task
 
 DATASET = {"abbr": "d"}
@@ -34,6 +36,14 @@ class Program(Task):
         begin = f"import os,sys,time,pathlib; out=pathlib.Path({str(self.get_output_paths()[0])!r}); "
         code = begin + "out.parent.mkdir(parents=True, exist_ok=True)\n" + textwrap.dedent(self.code)
         return template.replace("{task_cmd}", shlex.join([sys.executable, "-c", code]))
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs. Where nobody reaps orphans, as in many containers, they stay as zombies."""
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -11,14 +11,13 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.jobs import QueueRefused
 from autoeval.runners.outcome import Outcome
-from tests.run.programs import Program, wait_for
+from tests.run.programs import Program, alive, wait_for
 from tests.runners.conftest import REPOSITORY, Cluster, start
 
 pytestmark = pytest.mark.slow
@@ -260,7 +259,7 @@ def test_ctrl_c_cancels(slurm: Cluster, tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     said = process.communicate(timeout=60)[1]
     assert "cancelling job" in said and "KeyboardInterrupt" in said
-    assert not slurm.jobs() and not psutil.pid_exists(int(up.read_text()))
+    assert not slurm.jobs() and not alive(int(up.read_text()))
 
 
 def test_a_site_without_quotatype_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,127 @@
+"""RayRunner on a real Ray cluster of two nodes on this machine, with pretended GPUs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoeval.runners import build_runner
+from autoeval.runners.cluster import ClusterRunner
+from autoeval.runners.outcome import Outcome
+from tests.run.programs import Program, alive, wait_for
+from tests.runners.conftest import REPOSITORY
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "num_gpus": 2, "include_dashboard": False})
+    made.add_node(num_cpus=4, num_gpus=2)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+def build(cluster: Any, **options: object) -> ClusterRunner:
+    runner = build_runner({"type": "RayRunner", "address": cluster.address, **options}, environment={"MODEL_KEY": "k"})
+    assert isinstance(runner, ClusterRunner)
+    return runner
+
+
+def launch(runner: ClusterRunner, tasks: list[Program], directory: Path) -> list[Outcome]:
+    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
+
+
+def test_outcomes_tries_and_gpus(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "not-for-tasks")
+    show = "print(os.environ['CUDA_VISIBLE_DEVICES'], os.environ['MODEL_KEY'], os.environ.get('WANDB_API_KEY')); out.touch()"
+    again = "n=out.with_suffix('.n'); n.exists() and out.touch(); n.touch(); sys.exit(not out.exists())"
+    tasks = [
+        *(Program(tmp_path, f"g{number}", show, gpus=2) for number in range(3)),
+        Program(tmp_path, "second", again),
+        Program(tmp_path, "input", "sys.exit(2)"),
+        Program(tmp_path, "killed", "os.kill(os.getpid(), 9)"),
+    ]
+    outcomes = launch(build(cluster, max_num_workers=6, retry=1), tasks, tmp_path)
+    assert [(one.ok, one.code, one.tries) for one in outcomes] == [
+        *[(True, 0, 1)] * 3,
+        (True, 0, 2),
+        (False, 2, 1),
+        (False, -9, 2),
+    ]
+    assert all(one.lines() == ["0,1 k None"] for one in outcomes[:3])
+
+
+def test_a_lost_node_costs_a_try(cluster: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = cluster.add_node(num_cpus=2, num_gpus=4)
+    cluster.wait_for_nodes()
+    ends = "import threading; threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start(); "
+    code = (
+        ends
+        + "n=out.with_suffix('.n'); n.exists() and (out.touch() or sys.exit()); n.write_text(str(os.getpid())); time.sleep(600)"
+    )
+    outcomes: list[Outcome] = []
+    runner = build(cluster, retry=1)
+    task = Program(tmp_path, "t", code, gpus=4)  # only there
+    thread = threading.Thread(target=lambda: outcomes.extend(launch(runner, [task], tmp_path)), daemon=True)
+    thread.start()
+    started = tmp_path / "out" / "t" / "d.n"
+    wait_for(lambda: started.exists() and started.read_text() != "", 60)
+    cluster.remove_node(node, allow_graceful=False)
+    wait_for(lambda: not alive(int(started.read_text())), 60)  # nothing outlives its actor
+    wait_for(lambda: "waits: no node has 4 GPUs" in caplog.text, 90)
+    cluster.add_node(num_cpus=2, num_gpus=4)
+    thread.join(90)
+    assert [(one.ok, one.tries) for one in outcomes] == [(True, 2)]
+
+
+RUN = """
+import sys, pathlib, logging
+sys.path.insert(0, {repository!r})
+logging.basicConfig(level="INFO")
+from autoeval.runners import build_runner
+from tests.run.programs import Program
+here = pathlib.Path({directory!r})
+runner = build_runner(dict(type="RayRunner", address={address!r}))
+task = Program(here, "t", "out.with_suffix('.up').write_text(str(os.getpid())); time.sleep({seconds}); out.touch()")
+runner.settle(here / "c")
+if task.get_output_paths()[0].exists():
+    sys.exit("it was there")
+runner.launch([task], [here / "c" / "0.json"])
+"""
+
+
+def run_apart(cluster: Any, directory: Path, seconds: float) -> subprocess.Popen[str]:
+    code = RUN.format(repository=str(REPOSITORY), directory=str(directory), address=cluster.address, seconds=seconds)
+    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+
+
+def test_after_a_kill_the_next_process_waits_and_ctrl_c_cancels(cluster: Any, tmp_path: Path) -> None:
+    first = run_apart(cluster, tmp_path / "a", 12)
+    wait_for((tmp_path / "a" / "out" / "t" / "d.up").exists, 60)
+    first.kill()
+    first.wait()
+    said = run_apart(cluster, tmp_path / "a", 12).communicate(timeout=90)[1]
+    assert "of the former process still runs" in said and "it was there" in said
+    process = run_apart(cluster, tmp_path / "b", 600)
+    up = tmp_path / "b" / "out" / "t" / "d.up"
+    wait_for(lambda: up.exists() and up.read_text() != "", 60)
+    process.send_signal(signal.SIGINT)
+    assert "cancelling job" in process.communicate(timeout=60)[1]
+    wait_for(lambda: not alive(int(up.read_text())), 30)
