@@ -7,6 +7,7 @@ on as it does: nothing here knows of a decay that is still to come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -34,6 +35,7 @@ ENOUGH = 5  # checkpoints below which no curve is fitted
 AHEAD = 0.5  # of the training so far: what is looked ahead when nobody says how much is planned
 FAR = 10.0  # times the training so far, beyond which no token count is given
 ENOUGH_FOR_NOISE = 6  # checkpoints from which on their scatter is known well enough
+MISFIT = 2.0  # times that the newest checkpoints may lie farther from the law than from a straight line
 TREND_OVER = 8  # checkpoints whose straight line says whether the score is falling now
 
 
@@ -61,7 +63,8 @@ class Outlook:
     told from ``detectable_from``: the items of the last two, else the scatter of the course (the same items are asked
     at each checkpoint, so what they share cancels there too), else two independent scores.
     ``curve`` is the fitted course as (x, value, low, high), up to ``now + ahead``. ``exponent`` and ``floor`` belong to
-    the fitted law. ``trend`` is the straight line through the newest checkpoints.
+    the fitted law. ``trend`` is the straight line through the newest checkpoints. ``by`` says which of the two the
+    expectation comes from: the line where the course rises and plainly does not follow the law (it gets steeper).
     """
 
     metric: str  # <task>.<metric>, or "average"
@@ -77,6 +80,7 @@ class Outlook:
     detectable: float | None = None
     detectable_from: Literal["items", "course", "scores"] = "scores"
     chance_of_detectable: float | None = None
+    by: Literal["power law", "line"] = "power law"
     exponent: float | None = None
     floor: float | None = None
     trend: LevelTrend | None = None
@@ -283,7 +287,36 @@ def _outlook(start: Outlook, course: Course, wanted: Mapping[str, float], draws:
         reaches=reaches,
         curve=fits.curve(start.now + start.ahead),
     )
+    if trend is not None and trend.slope > 0 and trend.p_value < LEVEL:
+        off = [float(fits.at(x)[0]) - v for x, v in list(zip(course.x, course.values, strict=True))[-trend.points :]]
+        if math.sqrt(math.fsum(one * one for one in off) / trend.points) > MISFIT * trend.scatter:
+            found = _by_line(found, trend, sign)
     return replace(found, word=_word(found))
+
+
+def _by_line(found: Outlook, trend: LevelTrend, sign: float) -> Outlook:
+    """The straight line through the newest checkpoints carried on: a law that saturates would promise too little."""
+    width = trend.change / trend.slope
+    low, high = trend.low / width, trend.high / width  # slopes
+    if found.detectable_from == "course":
+        found = replace(found, detectable=minimal_detectable_effect(2**0.5 * trend.scatter))
+
+    def at(reach: Reach, slope: float) -> float | None:
+        x = found.now + max(0.0, sign * (reach.value - found.value)) / slope if slope > 0 else FAR * found.now + 1
+        return x if x <= FAR * found.now else None
+
+    return replace(
+        found,
+        by="line",
+        gain=trend.slope * found.ahead,
+        low=low * found.ahead,
+        high=high * found.ahead,
+        chance_of_detectable=None,
+        reaches=tuple(replace(r, at=at(r, trend.slope), low=at(r, high), high=at(r, low)) for r in found.reaches),
+        exponent=None,
+        floor=None,
+        curve=(),
+    )
 
 
 def _word(outlook: Outlook) -> Word:
