@@ -16,7 +16,7 @@ from recorder.baselines import Baseline
 from recorder.benchmark_health import benchmark_health
 from recorder.leaderboard import leaderboard, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
-from recorder.power_law import Course, bootstrap
+from recorder.power_law import Course, Fits, bootstrap
 from recorder.statistics import (
     LEVEL,
     LevelTrend,
@@ -63,8 +63,8 @@ class Outlook:
     told from ``detectable_from``: the items of the last two, else the scatter of the course (the same items are asked
     at each checkpoint, so what they share cancels there too), else two independent scores.
     ``curve`` is the fitted course as (x, value, low, high), up to ``now + ahead``. ``exponent`` and ``floor`` belong to
-    the fitted law. ``trend`` is the straight line through the newest checkpoints. ``by`` says which of the two the
-    expectation comes from: the line where the course rises and plainly does not follow the law (it gets steeper).
+    the fitted law. ``trend`` is the straight line through the newest checkpoints. ``by`` says what the expectation comes
+    from: a line over as much of x as lies ahead where the course rises and plainly does not follow the law.
     """
 
     metric: str  # <task>.<metric>, or "average"
@@ -287,15 +287,25 @@ def _outlook(start: Outlook, course: Course, wanted: Mapping[str, float], draws:
         reaches=reaches,
         curve=fits.curve(start.now + start.ahead),
     )
-    if trend is not None and trend.slope > 0 and trend.p_value < LEVEL:
-        off = [float(fits.at(x)[0]) - v for x, v in list(zip(course.x, course.values, strict=True))[-trend.points :]]
-        if math.sqrt(math.fsum(one * one for one in off) / trend.points) > MISFIT * trend.scatter:
-            found = _by_line(found, trend, sign)
+    line = _line(course, fits, start, sign)
+    if line is not None:
+        found = _by_line(found, line, sign)
     return replace(found, word=_word(found))
 
 
+def _line(course: Course, fits: Fits, start: Outlook, sign: float) -> LevelTrend | None:
+    """A straight line that rises and fits far better than the law; seen for as long as it is to be carried on."""
+    last = sum(x >= start.now - start.ahead for x in course.x)
+    line = level_trend(course.x, [sign * value for value in course.values], last)
+    if line is None or line.slope <= 0 or line.p_value >= LEVEL:
+        return None
+    newest = list(zip(course.x, course.values, strict=True))[-line.points :]
+    off = math.fsum((float(fits.at(x)[0]) - value) ** 2 for x, value in newest)
+    return line if math.sqrt(off / line.points) > MISFIT * line.scatter else None
+
+
 def _by_line(found: Outlook, trend: LevelTrend, sign: float) -> Outlook:
-    """The straight line through the newest checkpoints carried on: a law that saturates would promise too little."""
+    """The straight line carried on: a law that saturates would promise too little."""
     width = trend.change / trend.slope
     low, high = trend.low / width, trend.high / width  # slopes
     if found.detectable_from == "course":
