@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,8 +51,8 @@ def status_of(
 
 
 def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
-    """For a person, within ``width`` columns (the terminal's, 80 where there is none)."""
-    width = width or shutil.get_terminal_size((80, 24)).columns
+    """For a person, within ``width`` columns: the terminal's. Into a pipe lines are whole, for grep to find."""
+    width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 10**6)
     for number, status in enumerate(statuses):
         if number:
             print()

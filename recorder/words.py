@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from recorder.ledger import CheckpointRow, TaskRow
 from recorder.statistics import LEVEL, Difference
 from recorder.trend import Outlook, Worth
-from recorder.verdict import TaskVerdict, Verdict
+from recorder.verdict import CheckpointVerdict, TaskVerdict, Verdict
 
 AT_WORK = frozenset({"found", "pinned", "converted", "evaluating"})
 HEADLINE = {  # what T's word means for a person who has ten seconds
@@ -85,6 +85,16 @@ def task_line(task: TaskVerdict) -> str:
     if lower_is_better(task):
         return f"{course} (lower is better)"
     return f"{course}, {points(task.difference) if shares(task) else plain_change(task.difference)}"
+
+
+def fallen(verdict: CheckpointVerdict) -> list[tuple[TaskVerdict, str]]:
+    """The tasks that are worse beyond noise, with what they are held against: the checkpoint before, or their best."""
+    found: dict[str, tuple[TaskVerdict, str]] = {}
+    if verdict.previous is not None:
+        found = {task.metric: (task, opponent(verdict.previous)) for task in verdict.previous.regressions}
+    for task in verdict.regressions:
+        found.setdefault(task.metric, (task, "the best checkpoint at it"))
+    return list(found.values())
 
 
 def lower_is_better(task: TaskVerdict) -> bool:

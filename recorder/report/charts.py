@@ -119,8 +119,11 @@ def _average(facts: Facts) -> dict[str, Any] | None:
 
 def _average_series(facts: Facts, model: str, rows: Sequence[LeaderboardRow]) -> dict[str, Any]:
     values = [row.score or 0.0 for row in rows]
-    errors = [None if row.stderr is None else Z95 * row.stderr for row in rows]
     worth = facts.worth(model)
+    outlook = worth.average if worth is not None else None
+    if outlook is not None and not math.isclose(outlook.value, values[-1], abs_tol=1e-9):
+        outlook = None  # of other tasks: those that this model has by itself
+    errors = [None if row.stderr is None else Z95 * row.stderr for row in rows]
     return {
         "model": facts.models.index(model),
         "iteration": [row.iteration for row in rows],
@@ -129,7 +132,7 @@ def _average_series(facts: Facts, model: str, rows: Sequence[LeaderboardRow]) ->
         "low": [None if e is None else _short(v - e) for v, e in zip(values, errors, strict=True)],
         "high": [None if e is None else _short(v + e) for v, e in zip(values, errors, strict=True)],
         "n": None,
-        "ahead": _ahead(rows[-1].iteration or 0, rows[-1].tokens, worth.average if worth is not None else None),
+        "ahead": _ahead(rows[-1].iteration or 0, rows[-1].tokens, outlook),
     }
 
 
