@@ -17,7 +17,6 @@ from recorder.files import write_atomic
 from recorder.ledger import Ledger
 from recorder.report.board_table import leaderboard_section
 from recorder.report.charts import all_charts
-from recorder.report.cost import cost_section
 from recorder.report.costs import costs_section
 from recorder.report.facts import Facts
 from recorder.report.flips import flips_data, flips_section
@@ -57,7 +56,6 @@ SECTIONS: tuple[Section, ...] = (
         after='<div id="browser"></div>',
     ),
     Section("costs", "Cost", lambda facts, report: costs_section(facts)),
-    Section("cost", "Cost", lambda facts, report: cost_section(facts)),
     Section("states", "Checkpoints", lambda facts, report: states_section(facts, report)),
 )
 
