@@ -98,9 +98,8 @@ class Publisher:
                 alerts, artifacts = [], []
             if not (count or alerts or artifacts or (self.verify and mine)):
                 continue
-            result = self._attempt(
-                f"{count} rows of {model}", partial(self._send, model, mine, scores, artifacts, alerts)
-            )
+            what = f"{count} rows of {model}" if count else model
+            result = self._attempt(what, partial(self._send, model, mine, scores, artifacts, alerts))
             size = max(count, result.pending)
             total += Outcome(result.published and count, result.pending and size, result.error, result.trouble)
             if result.error:
@@ -239,7 +238,7 @@ class Publisher:
         scores: Sequence[ScoreRow],
         artifacts: Sequence[ResultsArtifact],
         alerts: Sequence[Alert],
-    ) -> None:
+    ) -> bool:
         base = run_id(self.settings.project, model)
         columns = self._columns(base)
         names = own_columns(model, scores, columns)
@@ -261,9 +260,10 @@ class Publisher:
             self.ledger.outbox_done(self.sink, [entry for row in rows for entry in row.outbox_ids])
 
         content.extras, content.settle = extras if artifacts or alerts else None, settle
-        self.delivery.deliver(content)
+        sent = self.delivery.deliver(content)
         if late:
             raise NotConfirmed(f"the rows are published, but not the results of {', '.join(late)}")
+        return sent
 
     def _need_not_go_offline(self, model: str, iterations: set[int]) -> None:
         """What the server has is not written for ``wandb sync``, should the mode be offline next time."""
