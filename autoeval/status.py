@@ -75,6 +75,8 @@ def _print_table(status: Status, width: int) -> None:
     table = tabulate(
         [[row.iteration, row.state, *(mine.get(name, "-") for name in names)] for row, mine in states],
         headers=["iteration", "state", *names],
+        disable_numparse=True,  # looking at each cell for a number took longer than all the rest
+        colalign=("right",),
     )
     if max(map(len, table.splitlines())) <= width:
         print(table)
@@ -85,7 +87,8 @@ def _print_table(status: Status, width: int) -> None:
         [row.iteration, row.state, _counts(mine), textwrap.fill(line, room)]
         for (row, mine), line in zip(states, signs, strict=True)
     ]
-    print(tabulate(body, headers=["iteration", "state", "tasks", "each task"]))
+    headers = ["iteration", "state", "tasks", "each task"]
+    print(tabulate(body, headers=headers, disable_numparse=True, colalign=("right",)))
     listed = ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1))
     _print_wrapped(f"each task: + done, x failed, r running, q queued, - none, in the order {listed}", width)
 
