@@ -17,7 +17,7 @@ from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
 
 _PRINTED = re.compile(rb"\{'[^{}\n]*'epoch': [^{}\n]*\}")
-_PAIR = re.compile(rb"'(\w+)': '?([-+\d.einfaNI]+)'?[,}]")
+_PAIR = re.compile(rb"'(\w+)': '?([-+\d.eEinfatyNI]+)'?[,}]")
 _EVALUATED = re.compile(rb"\{'[^{}\n]*'eval_[^{}\n]*'epoch': [^{}\n]*\}")
 _COLUMNS = {
     b"loss": "loss",
