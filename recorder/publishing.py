@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
 REFUSED_WAIT_SECONDS = 3600.0
-LOCK_SECONDS = 1800.0
+LOCK_SECONDS = 600.0
 
 
 class PublisherBusyError(RuntimeError):

@@ -123,6 +123,17 @@ def test_a_work_directory_that_was_carried_to_another_machine(
     assert offline.shown_wrongly(server.backend.runs.values()) == []
 
 
+def test_directories_that_were_carried_to_another_machine(server: Imitation, offline: World, tmp_path: Path):
+    """The artifacts' files are not in them: those stay behind, the rows arrive."""
+    (tmp_path / "carried").mkdir()
+    shutil.move(offline.path / "wandb", tmp_path / "carried" / "wandb")
+    shutil.rmtree(offline.path)
+    offline.path = tmp_path / "carried"
+    wandb_sync(server, offline)
+    assert offline.shown_wrongly(server.backend.runs.values()) == []
+    assert server.backend.run("proj-leaderboard").state == "finished"
+
+
 def test_sync_says_what_is_missing(server: Imitation, tmp_path: Path, capsys):
     config = tmp_path / "sync.yaml"
     config.write_text(WRITER.format(url=server.url))

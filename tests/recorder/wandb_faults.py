@@ -97,24 +97,32 @@ def _serve(asked: Any, answer: int) -> None:
     os._exit(0)
 
 
+def _outcome(work_dir: Path, settings: Any, everything: bool) -> Any:
+    from recorder.ledger import Ledger
+    from recorder.publishing import publisher_lock
+    from recorder.refresh import publish_to_wandb
+    from recorder.wandb_publisher import Publisher
+
+    if everything:
+        return publish_to_wandb(work_dir / "ledger.sqlite", settings, at_once=True)
+    with publisher_lock(work_dir), contextlib.closing(Ledger(work_dir / "ledger.sqlite")) as ledger:
+        return Publisher(ledger, work_dir, settings.wandb).publish_checkpoints()
+
+
 def _publish(work_dir: Path, everything: bool) -> None:
-    from recorder import publishing, refresh, wandb_client, wandb_delivery
+    from recorder import publishing, refresh, wandb_client, wandb_delivery, watchdog
 
     code = 4
     try:
         sys.stderr = (work_dir / "publisher.log").open("a")
         os.dup2(sys.stderr.fileno(), 2)
+        sys.__stderr__ = sys.stderr  # where the watchdog writes
         wandb_client.INIT_SECONDS = wandb_client.FINISH_SECONDS = 4.0
+        watchdog.STEP_SECONDS, publishing.LOCK_SECONDS = 40.0, 60.0
         wandb_delivery.SERVER_SHOWS_AFTER = (0.0, 0.05, 0.2)
         settings = refresh.read_settings(work_dir / "settings.json")
-        if everything:
-            outcome = refresh.publish_to_wandb(work_dir / "ledger.sqlite", settings, at_once=True)
-        else:
-            from recorder.ledger import Ledger
-            from recorder.wandb_publisher import Publisher
-
-            with publishing.publisher_lock(work_dir):
-                outcome = Publisher(Ledger(work_dir / "ledger.sqlite"), work_dir, settings.wandb).publish_checkpoints()
+        with watchdog.watched():
+            outcome = _outcome(work_dir, settings, everything)
         print(time.time(), outcome, file=sys.stderr, flush=True)
         code = DONE if outcome.error is None else PENDING
     except BaseException as error:
@@ -137,7 +145,7 @@ class _Schedule:
         self.random = random.Random(seed)
         self.result = Result(seed)
         self.zygote = zygote
-        self.everything = seed % 10 == 0  # leaderboard and report too
+        self.everything = seed % 11 == 0  # leaderboard and report too
         self.server = Imitation()
         self.world = World(directory, self.server.url)
         self.may_repeat = False  # a stale reading shows less than there is; a save again is another value
