@@ -98,7 +98,7 @@ def _place(source: TokenizerSource, directory: Path, max_length: int) -> _Placed
     key = (source.fingerprint(), max_length)
     known = _last_placed.get(key)
     if known is not None:
-        for name, content in placed.files.items():
+        for name, content in known.files.items():
             (directory / name).write_bytes(content)
         return known
     from transformers import AutoTokenizer
