@@ -26,6 +26,7 @@ from recorder.report.markup import quiet
 from recorder.report.outlook import outlook_section
 from recorder.report.radar import radar_section
 from recorder.report.states import states_section
+from recorder.report.training import training_section
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ def write_report(facts: Facts, output: Path, *, title: str) -> None:
         "plotly": _plotly(),
         "subtitle": _subtitle(facts),
         "nav": "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one, _ in shown),
-        "glance": _guarded("At a glance", partial(glance, facts)),
+        "glance": _guarded("At a glance", partial(glance, facts))
+        + _guarded("Training", partial(training_section, output.parent)),
         "sections": "\n".join(_section(one, html) for one, html in shown),
         "data": _embedded(_data(facts, output)),
     }
