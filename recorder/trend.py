@@ -177,16 +177,22 @@ def worth(
     main = main_metrics(mine, baselines)
     lowest = {metric_key(row) for row in mine if row.position == 0 and not row.higher_is_better and row.value > 0}
     wanted = set(main.values()) | {key for key in lowest if key.rpartition(".")[0] not in main}
+    courses: dict[str, list[ScoreRow]] = {key: [] for key in sorted(wanted)}
+    for row in sorted(mine, key=lambda row: row.iteration):
+        if (key := metric_key(row)) in courses:
+            courses[key].append(row)
     tasks = []
-    for key in sorted(wanted):
-        rows = sorted((row for row in mine if metric_key(row) == key), key=lambda row: row.iteration)
+    for key, rows in courses.items():
         start, course = _course_of_task(rows, axis, planned, by_iteration)
         levels = {one.name: one.values[key] for one in baselines if key in one.values}
         tasks.append(_outlook(start, course, levels, draws))
     tasks = _falling(tasks)
-    loud = {one.metric for one in benchmark_health(mine, model, baselines=baselines) if one.word in ("signal", "weak")}
+    compared = [row for rows in courses.values() for row in rows]
+    loud = {
+        one.metric for one in benchmark_health(compared, model, baselines=baselines) if one.word in ("signal", "weak")
+    }
     averaged = sorted(loud & set(main.values()))
-    average = _of_average([r for r in mine if metric_key(r) in averaged], axis, planned, baselines, draws)
+    average = _of_average([row for key in averaged for row in courses[key]], axis, planned, baselines, draws)
     return Worth(model, average, tuple(tasks), tuple(averaged) if average is not None else ())
 
 
@@ -290,7 +296,16 @@ def _outlook(start: Outlook, course: Course, wanted: Mapping[str, float], draws:
     line = _line(course, fits, start, sign)
     if line is not None:
         found = _by_line(found, line, sign)
+    if course.scale in ("log accuracy", "error") and all(one <= 1.0 for one in course.values):
+        found = _below_one(found)
     return replace(found, word=_word(found))
+
+
+def _below_one(found: Outlook) -> Outlook:
+    """Neither law nor line knows a ceiling, but a share cannot pass 1."""
+    assert found.gain is not None and found.low is not None and found.high is not None
+    most = 1.0 - found.value
+    return replace(found, gain=min(found.gain, most), low=min(found.low, most), high=min(found.high, most))
 
 
 def _line(course: Course, fits: Fits, start: Outlook, sign: float) -> LevelTrend | None:
