@@ -140,6 +140,8 @@ def expected(one: Outlook) -> str:
     """``the next 150 billion tokens should bring +2.1 points (90 %: …)``."""
     assert one.gain is not None and one.low is not None and one.high is not None
     ahead = f"{tokens(one.ahead)} tokens" if one.unit == "tokens" else f"{one.ahead:,.0f} iterations"
+    if one.low == one.high:
+        return f"at its present pace the next {ahead} lead to the top of the scale, {signed(one.gain * 100)} points"
     interval = f"{signed(one.low * 100)} to {signed(one.high * 100)}"
     text = f"the next {ahead} should bring {signed(one.gain * 100)} points (90 %: {interval})"
     return (

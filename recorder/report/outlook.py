@@ -21,6 +21,7 @@ from recorder.report.markup import (
 )
 from recorder.trend import Outlook, Reach, Worth
 
+AVERAGED = "average <span class=pm>of the tasks with signal</span>"
 KIND = {"worth it": "better", "not worth it": "unsure", "falling": "worse"}
 WORDS = {
     "worth it": "▲ worth it",
@@ -79,7 +80,7 @@ def _row(model: str, one: Outlook, names: list[str], share: bool) -> str:
     gain = f"{shown(one.gain)} <span class=pm>{shown(one.low)} to {shown(one.high)}</span>"
     seen = NONE if one.detectable is None else f"{one.detectable * 100:.1f}" if share else f"{one.detectable:.3g}"
     reaches = {reach.baseline: reach for reach in one.reaches}
-    name = breakable("average of all tasks") if one.metric == "average" else metric_name(one.metric)
+    name = AVERAGED if one.metric == "average" else metric_name(one.metric)
     return (
         f"<tr{where(model, task_of(one.metric) if one.metric != 'average' else '')}>{row_head(name)}"
         f"{cell(words.score(one.value))}{cell(gain)}{cell(seen)}"
