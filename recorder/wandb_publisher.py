@@ -167,6 +167,7 @@ class Publisher:
             return Outcome()
         from recorder.wandb_report import save_report, wanted_report
 
+        watchdog.alive()
         key = f"wandb-report:{self.settings.place}"
         known = json.loads(self.ledger.recall(key) or "{}")
         wanted = wanted_report(board)

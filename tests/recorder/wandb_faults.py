@@ -48,6 +48,7 @@ PRELOADED = (
     "wandb.proto.wandb_api_pb2",
     "requests",
     "plotly.graph_objects",
+    "wandb_workspaces.reports.v2",
     "recorder.refresh",
     "recorder.report.facts",
 )
@@ -295,7 +296,12 @@ def run_schedules(seeds: Sequence[int]) -> Iterator[Result]:
 
 
 def _run_all(seeds: Sequence[int]) -> list[Result]:
-    return list(run_schedules(seeds))
+    results = []
+    for result in run_schedules(seeds):
+        results.append(result)
+        for problem in result.wrong:
+            print(f"seed {result.seed}: {problem}", flush=True)
+    return results
 
 
 def in_parallel(seeds: Sequence[int], jobs: int) -> list[Result]:
@@ -313,9 +319,6 @@ def main() -> int:
     options = parser.parse_args()
     begun = time.monotonic()
     results = in_parallel(range(options.first_seed, options.first_seed + options.schedules), options.jobs)
-    for result in results:
-        for problem in result.wrong:
-            print(f"seed {result.seed}: {problem}")
     wrong = sum(bool(result.wrong) for result in results)
     faults = sum((result.faults for result in results), Counter[str]())
     attempts, twice = sum(r.attempts for r in results), sum(r.twice for r in results)
