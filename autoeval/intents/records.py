@@ -69,7 +69,7 @@ def _record(path: Path, line: int, value: Any) -> Record:
 
     if not isinstance(value, dict):
         raise refuse(f"expected an object with instruction, input, intent and output, found {type(value).__name__}")
-    instruction = value.get("instruction", value.get("intruction", ""))
+    instruction: Any = value.get("instruction", value.get("intruction", ""))
     for key, content in (
         ("instruction", instruction),
         ("intent", value.get("intent")),
