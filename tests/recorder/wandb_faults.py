@@ -70,9 +70,9 @@ class _Zygote:
         os.close(answer)
         self._lines = os.fdopen(self._answers)
 
-    def begin(self, work_dir: Path, everything: bool) -> int:
+    def begin(self, work_dir: Path, everything: bool, verify: bool) -> int:
         """The id of a new publisher."""
-        os.write(self._asks, (json.dumps([str(work_dir), everything]) + "\n").encode())
+        os.write(self._asks, (json.dumps([str(work_dir), everything, verify]) + "\n").encode())
         return int(self._lines.readline())
 
     def end(self) -> int:
@@ -88,29 +88,29 @@ def _serve(asked: Any, answer: int) -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     for line in asked:
-        work_dir, everything = json.loads(line)
+        work_dir, everything, verify = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _publish(Path(work_dir), everything)
+            _publish(Path(work_dir), everything, verify)
         os.write(answer, f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
         os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
     os._exit(0)
 
 
-def _outcome(work_dir: Path, settings: Any, everything: bool) -> Any:
+def _outcome(work_dir: Path, settings: Any, everything: bool, verify: bool) -> Any:
     from recorder.ledger import Ledger
     from recorder.publishing import publisher_lock
     from recorder.refresh import publish_to_wandb
     from recorder.wandb_publisher import Publisher
 
     if everything:
-        return publish_to_wandb(work_dir / "ledger.sqlite", settings, at_once=True)
+        return publish_to_wandb(work_dir / "ledger.sqlite", settings, at_once=True, verify=verify)
     with publisher_lock(work_dir), contextlib.closing(Ledger(work_dir / "ledger.sqlite")) as ledger:
-        return Publisher(ledger, work_dir, settings.wandb).publish_checkpoints()
+        return Publisher(ledger, work_dir, settings.wandb, verify=verify).publish_checkpoints()
 
 
-def _publish(work_dir: Path, everything: bool) -> None:
+def _publish(work_dir: Path, everything: bool, verify: bool) -> None:
     from recorder import publishing, refresh, wandb_client, wandb_delivery, watchdog
 
     code = 4
@@ -123,7 +123,7 @@ def _publish(work_dir: Path, everything: bool) -> None:
         wandb_delivery.SERVER_SHOWS_AFTER = (0.0, 0.05, 0.2)
         settings = refresh.read_settings(work_dir / "settings.json")
         with watchdog.watched():
-            outcome = _outcome(work_dir, settings, everything)
+            outcome = _outcome(work_dir, settings, everything, verify)
         print(time.time(), outcome, file=sys.stderr, flush=True)
         code = DONE if outcome.error is None else PENDING
     except BaseException as error:
@@ -151,6 +151,7 @@ class _Schedule:
         self.world = World(directory, self.server.url)
         self.may_repeat = False  # a stale reading shows less than there is; a save again is another value
         self.pid = 0
+        self.deleted = False
 
     def run(self) -> Result:
         with self.server:
@@ -210,14 +211,17 @@ class _Schedule:
         self.server.fault = lambda channel, count: None
         self.server.backend.stale_reads = 0
 
-    def _publish(self) -> int:
+    def _publish(self, verify: bool = False) -> int:
         self.result.attempts += 1
-        self.pid = self.zygote.begin(self.world.path, self.everything)
+        self.pid = self.zygote.begin(self.world.path, self.everything, verify)
         return self.zygote.end()
 
     def _attempt_without_faults(self) -> None:
-        """The first may find out that a former attempt's rows are not there."""
+        """The first may find out that a former attempt's rows are not there. A run that was deleted when nothing was
+        due any more is noticed by who looks at everything, as ``--sync-wandb`` does."""
         statuses = [self._publish() for _ in range(2)]
+        if self.deleted:
+            statuses.append(self._publish(verify=True))
         if statuses[-1] != DONE:
             log = (self.world.path / "publisher.log").read_text().splitlines()
             self.result.wrong.append(f"the last attempts ended with {statuses}: {log[-2:]}")
@@ -275,6 +279,7 @@ class _Schedule:
         if runs:
             key = self.random.choice(sorted(runs))
             del runs[key]
+            self.deleted = True
             self.server.backend.deleted.add(key)
 
     def _set_nothing(self) -> None:
