@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -186,25 +185,3 @@ def test_what_is_wrong_is_answered_in_json(tmp_path: Path) -> None:
         status, answer, _ = run(*arguments, cwd=tmp_path)
         assert status == answer["code"] == 2 and answer["data"] == {}
         assert text in answer["msg"]
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_it_with_130(tmp_path: Path, model: Path) -> None:
-    data = tmp_path / "data.jsonl"
-    data.write_text("".join(json.dumps(record(f"question {i} {i * 7}", f"x{i % 9}")) + "\n" for i in range(5000)))
-    process = subprocess.Popen(
-        [SCRIPT, "--data_file_path", data, "--model_path", model, "--batch_size", "1"],
-        env=ENVIRONMENT,
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        bufsize=0,
-    )
-    assert process.stderr is not None
-    seen = b""
-    while b"embedding" not in seen and (more := process.stderr.read(64)):
-        seen += more
-    process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert json.loads(output) == {"code": 130, "msg": "interrupted", "data": {}}
