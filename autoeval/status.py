@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -49,8 +51,8 @@ def status_of(
 
 
 def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
-    """For a person, within ``width`` columns (the terminal's, 80 where there is none)."""
-    width = width or shutil.get_terminal_size((80, 24)).columns
+    """For a person, within ``width`` columns: the terminal's. Into a pipe lines are whole, for grep to find."""
+    width = width or (shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 10**6)
     for number, status in enumerate(statuses):
         if number:
             print()
@@ -73,6 +75,8 @@ def _print_table(status: Status, width: int) -> None:
     table = tabulate(
         [[row.iteration, row.state, *(mine.get(name, "-") for name in names)] for row, mine in states],
         headers=["iteration", "state", *names],
+        disable_numparse=True,  # looking at each cell for a number took longer than all the rest
+        colalign=("right",),
     )
     if max(map(len, table.splitlines())) <= width:
         print(table)
@@ -83,7 +87,8 @@ def _print_table(status: Status, width: int) -> None:
         [row.iteration, row.state, _counts(mine), textwrap.fill(line, room)]
         for (row, mine), line in zip(states, signs, strict=True)
     ]
-    print(tabulate(body, headers=["iteration", "state", "tasks", "each task"]))
+    headers = ["iteration", "state", "tasks", "each task"]
+    print(tabulate(body, headers=headers, disable_numparse=True, colalign=("right",)))
     listed = ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1))
     _print_wrapped(f"each task: + done, x failed, r running, q queued, - none, in the order {listed}", width)
 

@@ -61,6 +61,11 @@ class _Part:
         self.wanted = False
         command = [sys.executable, "-m", "recorder.refresh", self.flag, "--work-dir", str(run.config.work_dir)]
         command += ["--settings", str(write_settings(run.config))]
+        training = run.config.megatron.log_path if run.config.megatron else None
+        if training is not None and self.flag == "--views":  # first the training log, which the report draws
+            follow = [sys.executable, "-m", "autoeval.diagnosis.follow", "--log", str(training)]
+            follow += ["--work-dir", str(run.config.work_dir), "--model", run.config.model_name]
+            command = [*follow, "--then", *command]
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(

@@ -42,6 +42,17 @@ _SPLIT_BY: dict[str, tuple[str, bool]] = {
     "msmarco": ("track", False),
 }
 
+# The split that HELM reports of its core scenarios (schema_classic.yaml).
+_MAIN_SPLIT: dict[str, str] = {
+    **dict.fromkeys(
+        ("mmlu", "narrative_qa", "openbookqa", "summarization_cnndm", "summarization_xsum", "raft", "civil_comments"), "test"
+    ),
+    **dict.fromkeys(
+        ("boolq", "natural_qa_closedbook", "natural_qa_openbook_longans", "quac", "hellaswag", "truthful_qa", "imdb",
+         "msmarco_regular", "msmarco_trec"), "valid"
+    ),
+}  # fmt: skip
+
 _ENTRY = re.compile(r"^(?P<name>[A-Za-z0-9_.\-]+)(:(?P<arguments>.+))?$", re.DOTALL)
 
 
@@ -53,6 +64,11 @@ def benchmark_name(description: str) -> str:
         if argument in arguments:
             return arguments[argument] if alone else f"{name}_{arguments[argument]}"
     return name
+
+
+def main_splits(benchmark: str) -> tuple[str, ...]:
+    """Where the value of ``benchmark`` is: one split for HELM's core scenarios, else the first of these that has one."""
+    return (_MAIN_SPLIT[benchmark],) if benchmark in _MAIN_SPLIT else ("test", "valid")
 
 
 def split_description(description: str) -> tuple[str, dict[str, str]]:

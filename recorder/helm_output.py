@@ -17,10 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from recorder.baselines import STDERR
-from recorder.helm_names import benchmark_name, display_metric, helm_metric
+from recorder.helm_names import benchmark_name, display_metric, helm_metric, main_splits
 from recorder.helm_statistics import Stratum, item_values, means, standard_error, value, weighted
-
-MAIN_SPLITS = ("test", "valid")  # the first that a run has a value on
 
 _ITERATION = re.compile(r"iter(?:ation)?[_=-]?0*(\d+)")
 _OURS = re.compile(r"model=autoeval_[^,]*-0*(\d+)-[0-9a-f]{8}(?=,|$)")  # <model>-<iteration>-<fingerprint>
@@ -146,9 +144,10 @@ def _spec(run_name: str) -> str:
 def _strata(run: Path, metric: str) -> list[Stratum]:
     """The sub-splits of a run on its main split, with its items where they were kept."""
     path, name = run / "stats.json", helm_metric(metric)
+    splits = main_splits(_benchmark(run.name))
     try:
         stats: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
-        for split in MAIN_SPLITS:
+        for split in splits:
             found = means(stats, name, split)
             if found and not all(map(math.isfinite, found.values())):
                 raise ValueError(f"{name} on the split {split} is not a finite number")
@@ -158,7 +157,9 @@ def _strata(run: Path, metric: str) -> list[Stratum]:
         known = ", ".join(sorted({stat["name"]["name"] for stat in stats if stat.get("count", 0) > 0}))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise HelmOutputError(f"{path}: cannot be read as HELM's statistics: {error!r}") from error
-    raise HelmOutputError(f"{path}: no value of '{metric}' ({name}) on a main split; it has: {known}")
+    raise HelmOutputError(
+        f"{path}: no value of '{metric}' ({name}) on the split {' or '.join(splits)}; it has: {known}"
+    )
 
 
 def _items(path: Path, name: str, split: str) -> dict[str, dict[str, float]]:

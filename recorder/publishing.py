@@ -31,7 +31,7 @@ logger = logging.getLogger(__name__)
 FIRST_WAIT_SECONDS = 10.0
 LONGEST_WAIT_SECONDS = 600.0
 REFUSED_WAIT_SECONDS = 3600.0
-LOCK_SECONDS = 1800.0
+LOCK_SECONDS = 600.0
 
 
 class PublisherBusyError(RuntimeError):
@@ -106,20 +106,24 @@ class Patience:
         """Note an attempt as if it had failed, for this process may be killed in it."""
         self._write(replace(self.before, failures=self.before.failures + 1, not_before=self._next("other")))
 
-    def end(self, outcome: Outcome) -> Outcome:
-        """Note how it went; what is new in it is told in the log, once."""
+    def end(self, outcome: Outcome, *, tell: bool = True) -> Outcome:
+        """Note how it went; what is new in it is told in the log, once, unless the caller tells it."""
         if outcome.error is None:
-            if self.before.told:
+            if tell and self.before.told:
                 logger.warning("W&B takes rows again: %d published", outcome.published)
             self._write(Attempts())
             return outcome
         kind = outcome.trouble or "other"
         explained = _explain(kind, outcome.error, self._settings)
-        if self.before.told != kind:
+        if tell and self.before.told != kind:
             logger.warning("%s", explained)
         not_before = self._next(kind)
         credentials = self._credentials() if kind == "refused" else ""
-        self._write(Attempts(self.before.failures + 1, not_before, kind, explained, credentials, kind))
+        self._write(
+            Attempts(
+                self.before.failures + 1, not_before, kind, explained, credentials, kind if tell else self.before.told
+            )
+        )
         return replace(outcome, error=explained, retry_in=max(0.0, not_before - time.time()))
 
     def _next(self, kind: Trouble) -> float:
@@ -177,4 +181,4 @@ def publish(
         outcome += publisher.publish_leaderboard(board)
     if outcome.error is None:
         outcome += publisher.publish_report(board)
-    return patience.end(outcome)
+    return patience.end(outcome, tell=not at_once)

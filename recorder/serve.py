@@ -93,8 +93,8 @@ def make_server(directories: Mapping[str, Path], host: str = DEFAULT_HOST, port:
 
 def address_of(server: Server) -> str:
     """The URL to open, with the token where one is asked for."""
-    host, port = server.server_address[:2]
-    name = f"[{host}]" if ":" in str(host) else str(host)
+    host, port = str(server.server_address[0]), server.server_address[1]
+    name = f"[{host}]" if ":" in host else host
     token = server.served.token
     return f"http://{name}:{port}/{f'?token={quote(token)}' if token else ''}"
 

@@ -7,6 +7,7 @@ on as it does: nothing here knows of a decay that is still to come.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -15,7 +16,7 @@ from recorder.baselines import Baseline
 from recorder.benchmark_health import benchmark_health
 from recorder.leaderboard import leaderboard, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
-from recorder.power_law import Course, bootstrap
+from recorder.power_law import Course, Fits, bootstrap
 from recorder.statistics import (
     LEVEL,
     LevelTrend,
@@ -34,6 +35,7 @@ ENOUGH = 5  # checkpoints below which no curve is fitted
 AHEAD = 0.5  # of the training so far: what is looked ahead when nobody says how much is planned
 FAR = 10.0  # times the training so far, beyond which no token count is given
 ENOUGH_FOR_NOISE = 6  # checkpoints from which on their scatter is known well enough
+MISFIT = 2.0  # times that the newest checkpoints may lie farther from the law than from a straight line
 TREND_OVER = 8  # checkpoints whose straight line says whether the score is falling now
 
 
@@ -61,7 +63,8 @@ class Outlook:
     told from ``detectable_from``: the items of the last two, else the scatter of the course (the same items are asked
     at each checkpoint, so what they share cancels there too), else two independent scores.
     ``curve`` is the fitted course as (x, value, low, high), up to ``now + ahead``. ``exponent`` and ``floor`` belong to
-    the fitted law. ``trend`` is the straight line through the newest checkpoints.
+    the fitted law. ``trend`` is the straight line through the newest checkpoints. ``by`` says what the expectation comes
+    from: a line over as much of x as lies ahead where the course rises and plainly does not follow the law.
     """
 
     metric: str  # <task>.<metric>, or "average"
@@ -77,6 +80,7 @@ class Outlook:
     detectable: float | None = None
     detectable_from: Literal["items", "course", "scores"] = "scores"
     chance_of_detectable: float | None = None
+    by: Literal["power law", "line"] = "power law"
     exponent: float | None = None
     floor: float | None = None
     trend: LevelTrend | None = None
@@ -173,16 +177,22 @@ def worth(
     main = main_metrics(mine, baselines)
     lowest = {metric_key(row) for row in mine if row.position == 0 and not row.higher_is_better and row.value > 0}
     wanted = set(main.values()) | {key for key in lowest if key.rpartition(".")[0] not in main}
+    courses: dict[str, list[ScoreRow]] = {key: [] for key in sorted(wanted)}
+    for row in sorted(mine, key=lambda row: row.iteration):
+        if (key := metric_key(row)) in courses:
+            courses[key].append(row)
     tasks = []
-    for key in sorted(wanted):
-        rows = sorted((row for row in mine if metric_key(row) == key), key=lambda row: row.iteration)
+    for key, rows in courses.items():
         start, course = _course_of_task(rows, axis, planned, by_iteration)
         levels = {one.name: one.values[key] for one in baselines if key in one.values}
         tasks.append(_outlook(start, course, levels, draws))
     tasks = _falling(tasks)
-    loud = {one.metric for one in benchmark_health(mine, model, baselines=baselines) if one.word in ("signal", "weak")}
+    compared = [row for rows in courses.values() for row in rows]
+    loud = {
+        one.metric for one in benchmark_health(compared, model, baselines=baselines) if one.word in ("signal", "weak")
+    }
     averaged = sorted(loud & set(main.values()))
-    average = _of_average([r for r in mine if metric_key(r) in averaged], axis, planned, baselines, draws)
+    average = _of_average([row for key in averaged for row in courses[key]], axis, planned, baselines, draws)
     return Worth(model, average, tuple(tasks), tuple(averaged) if average is not None else ())
 
 
@@ -283,7 +293,55 @@ def _outlook(start: Outlook, course: Course, wanted: Mapping[str, float], draws:
         reaches=reaches,
         curve=fits.curve(start.now + start.ahead),
     )
+    line = _line(course, fits, start, sign)
+    if line is not None:
+        found = _by_line(found, line, sign)
+    if course.scale in ("log accuracy", "error") and all(one <= 1.0 for one in course.values):
+        found = _below_one(found)
     return replace(found, word=_word(found))
+
+
+def _below_one(found: Outlook) -> Outlook:
+    """Neither law nor line knows a ceiling, but a share cannot pass 1."""
+    assert found.gain is not None and found.low is not None and found.high is not None
+    most = 1.0 - found.value
+    return replace(found, gain=min(found.gain, most), low=min(found.low, most), high=min(found.high, most))
+
+
+def _line(course: Course, fits: Fits, start: Outlook, sign: float) -> LevelTrend | None:
+    """A straight line that rises and fits far better than the law; seen for as long as it is to be carried on."""
+    last = sum(x >= start.now - start.ahead for x in course.x)
+    line = level_trend(course.x, [sign * value for value in course.values], last)
+    if line is None or line.slope <= 0 or line.p_value >= LEVEL:
+        return None
+    newest = list(zip(course.x, course.values, strict=True))[-line.points :]
+    off = math.fsum((float(fits.at(x)[0]) - value) ** 2 for x, value in newest)
+    return line if math.sqrt(off / line.points) > MISFIT * line.scatter else None
+
+
+def _by_line(found: Outlook, trend: LevelTrend, sign: float) -> Outlook:
+    """The straight line carried on: a law that saturates would promise too little."""
+    width = trend.change / trend.slope
+    low, high = trend.low / width, trend.high / width  # slopes
+    if found.detectable_from == "course":
+        found = replace(found, detectable=minimal_detectable_effect(2**0.5 * trend.scatter))
+
+    def at(reach: Reach, slope: float) -> float | None:
+        x = found.now + max(0.0, sign * (reach.value - found.value)) / slope if slope > 0 else FAR * found.now + 1
+        return x if x <= FAR * found.now else None
+
+    return replace(
+        found,
+        by="line",
+        gain=trend.slope * found.ahead,
+        low=low * found.ahead,
+        high=high * found.ahead,
+        chance_of_detectable=None,
+        reaches=tuple(replace(r, at=at(r, trend.slope), low=at(r, high), high=at(r, low)) for r in found.reaches),
+        exponent=None,
+        floor=None,
+        curve=(),
+    )
 
 
 def _word(outlook: Outlook) -> Word:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from recorder.baselines import Baseline
 from recorder.leaderboard import main_metrics, metric_key
-from recorder.ledger import Ledger, Outcomes, ScoreRow
+from recorder.ledger import Outcomes, ScoreRow
 from recorder.statistics import (
     Z95,
     Difference,
@@ -52,6 +52,7 @@ class TaskVerdict:
     averaged: bool = True
     noise: float | None = None
     old_iteration: int | None = None  # of the checkpoint compared with
+    evidence: float | None = None  # e-value of a paired comparison: 20 is significant, whenever one looks
 
     @property
     def word(self) -> str:
@@ -130,7 +131,7 @@ def checkpoint_verdict(
     ``items`` is ``ledger.outcomes``. The best one is the earlier checkpoint with the highest chance-corrected mean
     among those that have every averaged task of this one.
     """
-    mine = [row for row in scores if row.model == model]
+    mine = _compared([row for row in scores if row.model == model], baselines)
     iterations = sorted({row.iteration for row in mine})
     new = iterations[-1] if iteration is None and iterations else iteration
     if new is None or new not in iterations:
@@ -153,14 +154,6 @@ def checkpoint_verdict(
     return CheckpointVerdict(model, new, previous, best, tuple(one for one in against if one.tasks), regressions)
 
 
-def newest_verdict(
-    ledger: Ledger, scores: Sequence[ScoreRow], model: str, baselines: Sequence[Baseline] = ()
-) -> Verdict | None:
-    """The newest evaluated checkpoint of ``model`` against the one before it; ``None`` when there are not two."""
-    found = checkpoint_verdict(scores, model, baselines=baselines, items=ledger.outcomes)
-    return None if found is None else found.previous
-
-
 def compare(
     scores: Sequence[ScoreRow],
     new: Place,
@@ -181,19 +174,24 @@ def compare(
     first = {row.task: metric_key(row) for row in chosen if row.position == 0}
     scored = {(row.model, row.iteration, metric_key(row)): row for row in chosen}
     outcomes = {place: items(*place) for place in (new, old)}
+    courses: dict[str, list[ScoreRow]] = defaultdict(list)
+    for row in chosen:
+        if row.model == new[0] and row.iteration <= new[1]:
+            courses[metric_key(row)].append(row)
     tasks = []
     for task, key in sorted((first | main).items()):
         after, before = scored.get((*new, key)), scored.get((*old, key))
         if after is None or before is None or after.task_version != before.task_version:
             continue
         pair = [outcomes[place].get(key, Outcomes()) for place in (new, old)]
-        difference = paired_difference(pair[0].values, pair[1].values, {**pair[1].clusters, **pair[0].clusters})
+        clusters = {**pair[1].clusters, **pair[0].clusters}
+        difference = paired_difference(pair[0].values, pair[1].values, clusters)
         paired = difference is not None
         if difference is None:
             difference = _of_scores(after, before.value, before.stderr, before.n)
         if difference is not None:
             difference = difference if after.higher_is_better else difference.turned()
-            noise = checkpoint_noise(*_course(chosen, new, key))
+            noise = checkpoint_noise(*_course(courses[key]))
             tasks.append(
                 TaskVerdict(key, after.value, before.value, difference, paired, 1.0, task in main, noise, old[1])
             )
@@ -285,17 +283,18 @@ def _regressions(
         both = [row for row in rows if metric_key(row) in keys]
         only = compare(both, new, (new[0], old), baselines=baselines, items=items)
         found += [replace(task, averaged=task.metric in main.values()) for task in only.tasks]
-    wanted = set(main.values()) | {metric_key(row) for row in rows if row.position == 0 and row.task not in main}
-    chosen = tuple(
-        replace(task, difference=replace(task.difference, p_value=task.p_alone))
-        for task in found
-        if task.metric in wanted
-    )
+    chosen = tuple(replace(task, difference=replace(task.difference, p_value=task.p_alone)) for task in found)
     return _corrected(Verdict(new[0], new[1], None, None, chosen, look=look), {}, len(earlier)).regressions
 
 
-def _course(rows: Sequence[ScoreRow], place: Place, key: str) -> tuple[list[float], list[float]]:
-    """(values, iterations) up to ``place``."""
-    mine = [row for row in rows if row.model == place[0] and row.iteration <= place[1] and metric_key(row) == key]
-    mine.sort(key=lambda row: row.iteration)
-    return [row.value for row in mine], [float(row.iteration) for row in mine]
+def _course(rows: Sequence[ScoreRow]) -> tuple[list[float], list[float]]:
+    """(values, iterations) of one metric, ascending."""
+    ordered = sorted(rows, key=lambda row: row.iteration)
+    return [row.value for row in ordered], [float(row.iteration) for row in ordered]
+
+
+def _compared(rows: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[ScoreRow]:
+    """Of each task its main metric, or the first one of a task that has none; a task may have many more."""
+    main = main_metrics(rows, baselines)
+    wanted = {(task, key.rpartition(".")[2]) for task, key in main.items()}
+    return [row for row in rows if (row.task, row.metric) in wanted or (row.position == 0 and row.task not in main)]

@@ -53,14 +53,14 @@ class Delivery:
     def _key(self, what: str, of: str) -> str:
         return f"wandb-{what}:{self.client.settings.place}:{of}"
 
-    def deliver(self, content: Content, look: bool = True) -> None:
-        """Send what is lacking and read it back. Raises what the client raises, and ``NotConfirmed``.
+    def deliver(self, content: Content, look: bool = True) -> bool:
+        """Send what is lacking and read it back; whether anything was. Raises what the client raises, ``NotConfirmed``.
 
         Without ``look`` nothing is read before: for a summary that is written in any case.
         """
         confirmed = self._key("run", content.base)
         recorded = self.ledger.recall(confirmed)
-        identity, state = self._find(content.base, recorded, look)
+        identity, state = found = self._find(content.base, recorded, look)
         for _ in range(DELETIONS):
             try:
                 state = self._send_lacking(identity, content, state)
@@ -75,9 +75,10 @@ class Delivery:
         content.settle()
         if self.client.online:
             with suppress(OSError):
-                mark_synced(self.work_dir, content.base, state if content.rows else None)
+                mark_synced(self.client.work_dir, content.base, state if content.rows else None)
         else:
             self.ledger.remember(self._key("doubt", content.base), "")
+        return (identity, state) != found
 
     def _find(self, base: str, recorded: str | None, look: bool) -> tuple[str, RunState | None]:
         """The run's id and what it holds, ``None`` when the ledger knows that: offline, unless a send was cut short.
@@ -100,8 +101,8 @@ class Delivery:
     def _send_lacking(self, identity: str, content: Content, state: RunState | None) -> RunState | None:
         """Returns the state that was read back, or ``state`` when nothing was to be sent."""
         is_board = content.job_type == "leaderboard"
-        lacking = [_due(row) if state is None else row.lacking(state.values) for row in content.rows]
-        lacking = [values for values in lacking if values]
+        rows = content.rows if self.client.online else [row.only_due() for row in content.rows if row.due]
+        lacking = [values for row in rows if (values := row.lacking({} if state is None else state.values))]
         shown = state is not None and state.over and _stands(state, content.summary)
         if shown and not lacking and (is_board or content.extras is None):
             return state
@@ -139,10 +140,6 @@ class Delivery:
             if not any(row.lacking(state.values) for row in content.rows) and _stands(state, content.summary):
                 return state
         raise NotConfirmed(f"run {identity}: what was sent cannot be read back from the server")
-
-
-def _due(row: Row) -> Values:
-    return {key: value for key, value in row.values.items() if key in row.due or key in AXES} if row.due else {}
 
 
 def _stands(state: RunState, summary: Mapping[str, Any]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -98,9 +98,8 @@ class Publisher:
                 alerts, artifacts = [], []
             if not (count or alerts or artifacts or (self.verify and mine)):
                 continue
-            result = self._attempt(
-                f"{count} rows of {model}", partial(self._send, model, mine, scores, artifacts, alerts)
-            )
+            what = f"{count} rows of {model}" if count else model
+            result = self._attempt(what, partial(self._send, model, mine, scores, artifacts, alerts))
             size = max(count, result.pending)
             total += Outcome(result.published and count, result.pending and size, result.error, result.trouble)
             if result.error:
@@ -168,6 +167,7 @@ class Publisher:
             return Outcome()
         from recorder.wandb_report import save_report, wanted_report
 
+        watchdog.alive()
         key = f"wandb-report:{self.settings.place}"
         known = json.loads(self.ledger.recall(key) or "{}")
         wanted = wanted_report(board)
@@ -212,17 +212,18 @@ class Publisher:
 
     # Sending
 
-    def _attempt(self, what: str, send: Callable[[], None]) -> Outcome:
+    def _attempt(self, what: str, send: Callable[[], object]) -> Outcome:
+        """``published`` is 0 when ``send`` answers that nothing was to be sent."""
         if self.settings.mode == "disabled":
             return Outcome()
         watchdog.alive()
         try:
-            send()
+            sent = send() is not False
         except Exception as error:  # wandb raises many kinds; a view that is away must not stop an evaluation
             kind = trouble(error)
             logger.debug("W&B: %s is left pending", what, exc_info=error)
             return Outcome(pending=1, error=f"W&B: {what}: {type(error).__name__}: {error}", trouble=kind)
-        return Outcome(published=1)
+        return Outcome(published=int(sent))
 
     def _once(self, what: str, content: Content, identifying: Any) -> Outcome:
         key, digest = self._key("content", content.base), content_hash(identifying)
@@ -238,7 +239,7 @@ class Publisher:
         scores: Sequence[ScoreRow],
         artifacts: Sequence[ResultsArtifact],
         alerts: Sequence[Alert],
-    ) -> None:
+    ) -> bool:
         base = run_id(self.settings.project, model)
         columns = self._columns(base)
         names = own_columns(model, scores, columns)
@@ -255,12 +256,21 @@ class Publisher:
 
         def settle() -> None:
             self.ledger.remember(self._key("columns", base), json.dumps(versions_of(model, scores) | columns))
+            if self.client.online:
+                self._need_not_go_offline(model, {row.iteration for row in rows if row.outbox_ids})
             self.ledger.outbox_done(self.sink, [entry for row in rows for entry in row.outbox_ids])
 
         content.extras, content.settle = extras if artifacts or alerts else None, settle
-        self.delivery.deliver(content)
+        sent = self.delivery.deliver(content)
         if late:
             raise NotConfirmed(f"the rows are published, but not the results of {', '.join(late)}")
+        return sent
+
+    def _need_not_go_offline(self, model: str, iterations: set[int]) -> None:
+        """What the server has is not written for ``wandb sync``, should the mode be offline next time."""
+        sink = f"wandb:{replace(self.settings, mode='offline').place}"
+        entries = [e.id for e in self.ledger.outbox_pending(sink) if e.model == model and e.iteration in iterations]
+        self.ledger.outbox_done(sink, entries)
 
     def _note(self, logged: Sequence[ResultsArtifact], alerts: Sequence[Alert]) -> None:
         for artifact in logged:

@@ -41,6 +41,10 @@ class Row:
         lacking = {key for key in self.values if not _shown(known.get((self.iteration, key)), self, key)}
         return {key: value for key, value in self.values.items() if key in lacking or key in AXES} if lacking else {}
 
+    def only_due(self) -> Row:
+        """Without what was published before: offline, a directory carries what is new."""
+        return replace(self, values={k: value for k, value in self.values.items() if k in self.due or k in AXES})
+
     def renamed(self, names: Mapping[str, str]) -> Row:
         values = {names.get(key, key): value for key, value in self.values.items()}
         return replace(self, values=values, due=frozenset(names.get(key, key) for key in self.due))

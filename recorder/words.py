@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from recorder.ledger import CheckpointRow, TaskRow
 from recorder.statistics import LEVEL, Difference
 from recorder.trend import Outlook, Worth
-from recorder.verdict import TaskVerdict, Verdict
+from recorder.verdict import CheckpointVerdict, TaskVerdict, Verdict
 
 AT_WORK = frozenset({"found", "pinned", "converted", "evaluating"})
 HEADLINE = {  # what T's word means for a person who has ten seconds
@@ -87,6 +87,16 @@ def task_line(task: TaskVerdict) -> str:
     return f"{course}, {points(task.difference) if shares(task) else plain_change(task.difference)}"
 
 
+def fallen(verdict: CheckpointVerdict) -> list[tuple[TaskVerdict, str]]:
+    """The tasks that are worse beyond noise, with what they are held against: the checkpoint before, or their best."""
+    found: dict[str, tuple[TaskVerdict, str]] = {}
+    if verdict.previous is not None:
+        found = {task.metric: (task, opponent(verdict.previous)) for task in verdict.previous.regressions}
+    for task in verdict.regressions:
+        found.setdefault(task.metric, (task, "the best checkpoint at it"))
+    return list(found.values())
+
+
 def lower_is_better(task: TaskVerdict) -> bool:
     """Seen from the difference, in which up is good for every metric."""
     return (task.new - task.old) * task.difference.value < 0
@@ -130,6 +140,8 @@ def expected(one: Outlook) -> str:
     """``the next 150 billion tokens should bring +2.1 points (90 %: …)``."""
     assert one.gain is not None and one.low is not None and one.high is not None
     ahead = f"{tokens(one.ahead)} tokens" if one.unit == "tokens" else f"{one.ahead:,.0f} iterations"
+    if one.low == one.high:
+        return f"at its present pace the next {ahead} lead to the top of the scale, {signed(one.gain * 100)} points"
     interval = f"{signed(one.low * 100)} to {signed(one.high * 100)}"
     text = f"the next {ahead} should bring {signed(one.gain * 100)} points (90 %: {interval})"
     return (

@@ -32,7 +32,8 @@ class Evaluation(_Strict):
 
     ``path`` is a file, a directory or a glob pattern (``lm_eval``, ``opencompass``, ``ledger``); ``model`` which of
     several models in it. ``metrics`` (patterns of ``<task>.<metric>``) says what is taken, ``iterations`` which rows.
-    ``chance`` (by pattern of the task) and ``groups`` (name: patterns of its members, {} for none) add to what is known.
+    ``names`` gives a task or ``<task>.<metric>`` the name that ours has. ``chance`` (by pattern of the task, as the source
+    calls it) and ``groups`` (name: patterns of its members, {} for none) add to what is known.
     """
 
     eval_type: Literal["helm", "icl", "gpt"] = "helm"
@@ -41,6 +42,7 @@ class Evaluation(_Strict):
     path: str | None = None
     model: str | None = None
     metrics: list[str] = []
+    names: dict[str, str] = {}
     iterations: list[int] = []
     chance: dict[str, FiniteFloat] = {}
     groups: dict[str, str | list[str]] | None = None
@@ -61,6 +63,9 @@ class Evaluation(_Strict):
             raise ValueError("source: helm needs helm_output_dir, helm_suite_name and benchmarks")
         if self.source in ("lm_eval", "opencompass", "ledger") and not self.path:
             raise ValueError(f"source: {self.source} needs path: a file, a directory or a glob pattern")
+        for theirs, ours in self.names.items():
+            if not ours or ("." in theirs) > ("." in ours):
+                raise ValueError(f"names.{theirs}: expected a task for a task, <task>.<metric> for one, found '{ours}'")
         for task, level in self.chance.items():
             if not 0.0 <= level < 1.0:
                 raise ValueError(f"chance.{task}: expected a share from 0 to below 1, found {level:g}")

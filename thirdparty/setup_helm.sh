@@ -25,8 +25,8 @@ if "$venv/bin/python" -W ignore -c 'import sys, torch; sys.exit(torch.version.cu
   # Beside a CPU-only torch the index's torchvision does not import, and takes transformers down with it.
   "$venv/bin/python" -m pip install --quiet --no-deps "$here/torchvision_stub" || fail "the torchvision stub could not be built"
 fi
-# helm-summarize imports Pillow, which would come with the real torchvision.
-"$venv/bin/python" -m pip install --quiet "$helm" pillow -c "$constraints" || fail "$helm could not be installed"
+# helm-summarize imports Pillow, which would come with the real torchvision; msmarco's metrics pytrec_eval.
+"$venv/bin/python" -m pip install --quiet "$helm" pillow pytrec-eval-terrier -c "$constraints" || fail "$helm could not be installed"
 "$venv/bin/python" -m pip check || fail "the packages in $venv do not fit together"
 "$venv/bin/helm-run" --help >/dev/null || fail "helm-run does not start"
 echo "done: $venv/bin/helm-run"

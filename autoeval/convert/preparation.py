@@ -8,7 +8,7 @@ from typing import Any
 
 from autoeval.checkpoints.layout import fingerprint
 from autoeval.convert.architectures import choose
-from autoeval.convert.arguments import ModelArguments, parse_arguments
+from autoeval.convert.arguments import parse_arguments
 from autoeval.convert.errors import ConversionError, SourceChanged
 from autoeval.convert.mapping import Target, config_of, needs_float32, plan
 from autoeval.convert.source import Source, open_source
@@ -34,15 +34,18 @@ def prepare(source: Path, tokenizer: TokenizerSource | None, dtype: str, directo
     but a norm's, whose dtype is the checkpoint's."""
     opened = open_source(source)
     model = parse_arguments(opened.args, str(source))
-    size = _vocabulary(tokenizer, directory, model)
+    placed = None if tokenizer is None else _place(tokenizer, directory, model.max_positions)
+    size = model.padded_vocab_size if placed is None else placed.size
+    if size > model.padded_vocab_size:
+        raise ConversionError(
+            f"the tokenizer has {size} tokens, the model's padded_vocab_size is {model.padded_vocab_size}: "
+            "this is not the tokenizer that it was trained with"
+        )
     target = Target(choose(model, str(source)), model, size, model.tied)
     chosen = _own_dtype(opened, target) if dtype == "auto" else dtype
     config = config_of(target, chosen)
-    if tokenizer is not None:
-        from transformers import AutoTokenizer
-
-        loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        config.bos_token_id, config.eos_token_id = loaded.bos_token_id, loaded.eos_token_id
+    if placed is not None:
+        config.bos_token_id, config.eos_token_id = placed.bos, placed.eos
     return Prepared(source, opened.layout, target, chosen, plan(opened, target), config)
 
 
@@ -76,17 +79,38 @@ def changed(source: Path, before: str) -> bool:
         return True
 
 
-def _vocabulary(tokenizer: TokenizerSource | None, directory: Path, model: ModelArguments) -> int:
-    """How many rows of the vocabulary to keep."""
-    if tokenizer is None:
-        return model.padded_vocab_size
-    size = write_tokenizer(tokenizer, directory, max_length=model.max_positions)
-    if size > model.padded_vocab_size:
-        raise ConversionError(
-            f"the tokenizer has {size} tokens, the model's padded_vocab_size is {model.padded_vocab_size}: "
-            "this is not the tokenizer that it was trained with"
-        )
-    return size
+@dataclass(frozen=True)
+class _Placed:
+    """A tokenizer as it was written: its ``files`` by name, its size, the ids of its ends of text."""
+
+    files: dict[str, bytes]
+    size: int
+    bos: int | None
+    eos: int | None
+
+
+_last_placed: dict[tuple[str, int], _Placed] = {}  # one at most: the next checkpoint of a run has the same
+
+
+def _place(source: TokenizerSource, directory: Path, max_length: int) -> _Placed:
+    """Put the tokenizer's files into ``directory``. Building and loading one takes longer than converting a small model,
+    so for the same content it is done once in a process."""
+    key = (source.fingerprint(), max_length)
+    known = _last_placed.get(key)
+    if known is not None:
+        for name, content in known.files.items():
+            (directory / name).write_bytes(content)
+        return known
+    from transformers import AutoTokenizer
+
+    others = set(directory.iterdir())
+    size = write_tokenizer(source, directory, max_length=max_length)
+    loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    files = {path.name: path.read_bytes() for path in directory.iterdir() if path not in others}
+    placed = _Placed(files, size, loaded.bos_token_id, loaded.eos_token_id)
+    _last_placed.clear()
+    _last_placed[key] = placed
+    return placed
 
 
 def _own_dtype(source: Source, target: Target) -> str:

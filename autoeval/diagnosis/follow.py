@@ -1,7 +1,8 @@
 """Bring a log up to date, and remember how far it was read; the training curve as JSON for the report.
 
 ``python -m autoeval.diagnosis.follow --log LOG --work-dir W --model NAME [--lang en]`` is what the daemon calls after a
-checkpoint: it reads what is new in the log and writes ``W/NAME/training_log.json``.
+checkpoint: it reads what is new in the log and writes ``W/NAME/training_log.json``. With ``--then COMMAND …`` it becomes
+that command afterwards, whatever came of the log.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import logging
 import math
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -115,17 +117,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--model", required=True)
     parser.add_argument("--lang", choices=("zh", "en"), default="en")
+    parser.add_argument("--then", nargs=argparse.REMAINDER, default=[], help="become this command afterwards")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    place = options.work_dir / options.model
+    status = 0
     try:
+        place = options.work_dir / options.model
         log = follow(options.log, place / STATE_FILE)
         flips = _flips(options.work_dir / "ledger.sqlite", options.model)
         write_curve(log, place / CURVE_FILE, options.model, options.lang, flips)
     except (OSError, ValueError) as error:
-        logger.warning("%s", error)
-        return 1
-    return 0
+        logger.warning("training log: %s", error)
+        status = 1
+    except Exception:
+        if not options.then:
+            raise
+        logger.exception("training log")  # the report is worth more than its training curve
+    if options.then:
+        os.execv(options.then[0], options.then)
+    return status
 
 
 def _flips(ledger: Path, model: str) -> list[Finding]:

@@ -10,6 +10,7 @@ from autoeval.diagnosis.series import Series, training_loss, upturn, validation_
 from autoeval.diagnosis.training_log import TrainingLog
 
 JUMP = 0.05  # least rise of the loss, as a share of it
+JUMP_HIGH = 0.10
 LOST_HIGH, LOST_MEDIUM = 0.2, 0.05  # share of all iterations whose progress is gone, or that it took to recover
 LEAST = 48  # points of the training curve
 DOMAIN_HIGH, DOMAIN_MEDIUM = 0.05, 0.02  # rise of an older domain's loss, as a share of its lowest
@@ -48,7 +49,7 @@ def _jumped_back(train: Series, sets: dict[str, Series]) -> list[Finding]:
     lost_from = float(train.x[as_high[-1]]) if len(as_high) else float(train.x[0])
     at = float(train.x[place])
     lost = (at - lost_from) / total
-    level = _jump_level(lost, None if recovered_at is None else (recovered_at - at) / total)
+    level = _jump_level(step / was, lost, None if recovered_at is None else (recovered_at - at) / total)
     if level != "Low" and _validation_says_no(sets, at):
         return []
     if level == "Low":
@@ -66,10 +67,10 @@ def _jumped_back(train: Series, sets: dict[str, Series]) -> list[Finding]:
     return [Finding("jumped_back_recovered", level, at, recovered_at, values)]
 
 
-def _jump_level(lost: float, recovery: float | None) -> Level:
+def _jump_level(rise: float, lost: float, recovery: float | None) -> Level:
     """``lost`` and ``recovery`` are shares of the run; ``recovery`` is ``None`` when it has not recovered."""
     if recovery is None:
-        return "High" if lost >= LOST_HIGH else "Medium" if lost >= LOST_MEDIUM else "Low"
+        return "High" if rise >= JUMP_HIGH and lost >= LOST_HIGH else "Medium" if lost >= LOST_MEDIUM else "Low"
     return "Medium" if recovery >= LOST_MEDIUM and lost >= LOST_MEDIUM else "Low"
 
 

@@ -135,9 +135,9 @@ def learning_rate_anomalies(log: TrainingLog, now: float) -> list[Finding]:
     peak = float(rate.max())
     if peak <= 0:
         return [Finding("learning_rate_zero", "High", float(last[0]), float(last[-1]), {"rate": peak})]
-    first_fall = numpy.nonzero((rate[1:] < 0.98 * rate[:-1]) & (rate[:-1] > 0))[0]
-    if len(first_fall):
-        after = int(first_fall[0]) + 1
+    fallen = numpy.nonzero(rate < 0.98 * numpy.maximum.accumulate(rate))[0]
+    if len(fallen):
+        after = int(fallen[0])
         grew = rate[after + 1 :] > LR_JUMP * numpy.maximum(rate[after:-1], 1e-3 * peak)
         if grew.any():
             places = after + 1 + numpy.nonzero(grew)[0]

@@ -76,7 +76,7 @@ def _level(turn: Upturn) -> Level:
     if turn.sure and turn.relative_rise >= RISE_WITH_GAP and train_known and turn.relative_growth >= GAP:
         return "High"
     falling = train_known and turn.train_fell > 0
-    if turn.relative_rise >= RISE_MEDIUM and turn.rise > 2 * turn.sigma and (turn.sure or falling):
+    if turn.relative_rise >= RISE_MEDIUM and (turn.sure or (falling and turn.rise > 5 * turn.sigma)):
         return "Medium"
     return "Low"
 

@@ -12,10 +12,10 @@ def noise(values: numpy.ndarray) -> float:
 
     1.4826 median|v[i-1] - 2 v[i] + v[i+1]| / sqrt(6): the curve's own slope drops out. Source: the difference-based
     estimator of Gasser, Sroka and Jennen-Steinmetz 1986 (Biometrika 73:625), with the MAD for the mean square. Below 6
-    points 0.25 % of the median value stands for it.
+    points 0.15 % of the median value stands for it.
     """
     if len(values) < 6:
-        return 0.0025 * float(numpy.median(numpy.abs(values))) if len(values) else 0.0
+        return 0.0015 * float(numpy.median(numpy.abs(values))) if len(values) else 0.0
     second = values[:-2] - 2.0 * values[1:-1] + values[2:]
     return float(1.4826 * numpy.median(numpy.abs(second)) / numpy.sqrt(6.0))
 
@@ -72,7 +72,7 @@ def power_law(x: numpy.ndarray, y: numpy.ndarray) -> tuple[float, float, float]:
     """
     x, y = log_bins(x, y)
     best = (float(numpy.median(y)), 0.0, 0.5, numpy.inf)
-    for exponent in numpy.linspace(0.02, 1.5, 75):
+    for exponent in numpy.linspace(0.02, 3.0, 150):
         base = x**-exponent
         spread = base - base.mean()
         slope = float((spread * (y - y.mean())).sum() / max(float((spread**2).sum()), 1e-300))

@@ -54,7 +54,8 @@ class Upturn:
 
     ``rise`` is from the minimum to the median of the last (at most 3) values; ``slope_low`` and ``slope_high`` the 90 %
     interval of the slope after it (NaN below 4 points); ``gap_growth`` how much further the training loss fell below.
-    ``sure`` means beyond the noise: more than 4 of its standard deviations, or more than 2 and certainly rising.
+    ``sure`` means beyond the noise: more than 6 of its standard deviations (the minimum is chosen, so it lies about 2
+    too low), or more than 3 and certainly rising.
     """
 
     minimum_at: float
@@ -78,8 +79,8 @@ class Upturn:
 
     @property
     def sure(self) -> bool:
-        certainly_rising = self.rise > 2 * self.sigma and self.slope_low > 0
-        return self.points_after >= 2 and (self.rise > 4 * self.sigma or certainly_rising)
+        certainly_rising = self.rise > 3 * self.sigma and self.slope_low > 0
+        return self.points_after >= 2 and (self.rise > 6 * self.sigma or certainly_rising)
 
 
 def upturn(validation: Series, train: Series) -> Upturn | None:
@@ -103,7 +104,7 @@ def upturn(validation: Series, train: Series) -> Upturn | None:
         end,
         rise,
         len(after),
-        noise(validation.y[max(0, lowest - 3) :]),  # nearby: the steep beginning is no noise
+        noise(validation.y[max(0, min(lowest - 3, len(validation) - 8)) :]),  # nearby: a steep beginning is no noise
         low,
         high,
         rise + fell,

@@ -75,6 +75,8 @@ class TrainingLog:
         if to_the_end:
             if self.format is None:
                 kinds = ", ".join(kind.name for kind in FORMATS)
+                if not self._position.offset:
+                    raise UnknownLogError(f"{self.path}: it is empty")
                 raise UnknownLogError(f"{self.path}: no line of a training log that is known here ({kinds})")
             if hasattr(self.format, "flush"):
                 readings = Readings(facts=self.facts)

@@ -89,9 +89,9 @@ def _against_any(log: TrainingLog, train: Series, level: float, seen: dict[str, 
 
 
 def _against_own_fit(train: Series, level: float, seen: dict[str, float | str]) -> list[Finding]:
-    """The first half of the curve (without the first 2 %, warm-up) says where the second should have come to."""
+    """The curve between 1/16 and 1/2 of the iterations says where the second half should have come to."""
     end = float(train.x[-1])
-    early = train.between(0.02 * end, 0.5 * end)
+    early = train.between(end / 16, end / 2)
     if len(early) < LEAST // 2:
         return []
     floor, scale, exponent = power_law(early.x, early.y)

@@ -3,8 +3,12 @@
 - ``spec.py``: a HELM configuration file -> tasks, one per benchmark. Light; the daemon imports it.
 - ``run.py``: ``run_helm_task``, one task on one loaded model; imports HELM when called (about 2 s, once a process).
 - ``engine.py``: HELM requests answered in bulk; ``runner.py``: HELM's ``Runner`` and ``Client`` with it.
-- ``prompts.py``: a run's prompts, built once for all checkpoints with the same tokenizer.
-- ``registration.py``: a model is known to HELM while it is evaluated, and forgotten afterwards.
+- ``prompts.py``: a run's prompts, built once for all checkpoints with the same tokenizer; ``plain.py``: HELM's objects as
+  JSON; ``pickles.py``: data files that HELM unpickles, looked at before.
+- ``registration.py``: a model is known to HELM while it is evaluated, and forgotten afterwards; ``tokenizer.py``: its
+  tokenizer as HELM sees it.
+- ``rouge.py``: ROUGE of summaries where HELM's own metric cannot be made.
+- ``data_files.py``, ``stage.py``: which files a scenario needs, and putting them where it looks.
 - ``results.py``: run directories -> scores with standard errors, and items.
 - ``offline.py``: no network, no output, no endless run.
 

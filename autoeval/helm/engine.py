@@ -17,12 +17,17 @@ from autoeval.models.requests import GenerationRequest, LanguageModel, Loglikeli
 _Key = TypeVar("_Key", bound=Hashable)
 
 
-def answer(model: LanguageModel, requests: Sequence[Request]) -> list[RequestResult]:
-    """Answer ``requests`` in order. Raises ``ValueError`` for what a text language model cannot do."""
+def answer(model: LanguageModel, requests: Sequence[Request], *, needs_logprobs: bool = False) -> list[RequestResult]:
+    """Answer ``requests`` in order. Raises ``ValueError`` for what a text language model cannot do.
+
+    ``needs_logprobs``: also when the model tells no log-probabilities of what it generates, and scores depend on them.
+    """
     started = time.time()
     prompts = [_encode(model, request) for request in requests]
     echoes = _echo(model, requests, prompts)
     generated = _generate(model, requests, prompts)
+    if needs_logprobs and any(ids and not logprobs for several in generated for _, ids, logprobs, _ in several):
+        raise ValueError("it ranks by the log-probabilities of generated answers, and this server tells none")
     text_of = _TokenTexts(model.tokenizer)
     seconds = time.time() - started
     results = []

@@ -77,7 +77,8 @@ def read_scores(runs: Sequence[RunRecord], metrics: Sequence[str] = ()) -> tuple
         scores.append(_score(runs, name, display, strata))
         for run, of_run in zip(runs, strata, strict=True):
             subject = run.key if len(runs) >= ENOUGH_RUNS else None  # fewer are too few to tell how subjects spread
-            items += [Item(key, display, value, subject) for stratum in of_run for key, value in stratum.items.items()]
+            outcomes = [pair for stratum in of_run for pair in stratum.items.items()]
+            items += [Item(f"{run.key}|{instance}", display, outcome, subject) for instance, outcome in outcomes]
     return tuple(scores), tuple(items)
 
 

@@ -19,6 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from helm.benchmark.adaptation.adapters.adapter_factory import ADAPT_RANKING_BINARY
 from helm.benchmark.adaptation.request_state import RequestState
 from helm.benchmark.adaptation.scenario_state import ScenarioState
 from helm.benchmark.executor import ExecutionSpec, Executor
@@ -104,7 +105,8 @@ class BulkExecutor(Executor):
             return scenario_state
         with _LOCK:
             model = engine_of(scenario_state.adapter_spec.model_deployment)
-            results = answer(model, [state.request for state in states])
+            ranks = scenario_state.adapter_spec.method == ADAPT_RANKING_BINARY
+            results = answer(model, [state.request for state in states], needs_logprobs=ranks)
         answered = [replace(state, result=result) for state, result in zip(states, results, strict=True)]
         return replace(scenario_state, request_states=answered)
 

@@ -69,7 +69,7 @@ def _record(path: Path, line: int, value: Any) -> Record:
 
     if not isinstance(value, dict):
         raise refuse(f"expected an object with instruction, input, intent and output, found {type(value).__name__}")
-    instruction = value.get("instruction", value.get("intruction", ""))
+    instruction: Any = value.get("instruction", value.get("intruction", ""))
     for key, content in (
         ("instruction", instruction),
         ("intent", value.get("intent")),
@@ -91,22 +91,25 @@ def _record(path: Path, line: int, value: Any) -> Record:
 def _inputs(value: Any) -> tuple[str, ...] | None:
     """The texts of an input; a text that is a printed list (JSON's or Python's) is that list."""
     if isinstance(value, str):
-        stripped = value.strip()
-        if stripped.startswith("[") and stripped.endswith("]"):
-            try:
-                listed = ast.literal_eval(stripped)
-            except (ValueError, SyntaxError, MemoryError, RecursionError):
-                listed = stripped
-            value = listed if _texts(listed) else stripped
-        else:
-            value = stripped
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (value,) if value else ()
-    if not _texts(value):
+        text = value.strip()
+        listed = _printed_list(text)
+        if listed is None:
+            return (text,) if text else ()
+        value = listed
+    if value is not None and not _texts(value):
         return None
-    return tuple(text.strip() for text in value if text.strip())
+    return tuple(text.strip() for text in value or () if text.strip())
+
+
+def _printed_list(text: str) -> Any:
+    """``None`` when ``text`` is not the print of a list of texts."""
+    if not (text.startswith("[") and text.endswith("]")):
+        return None
+    try:
+        listed = ast.literal_eval(text)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return listed if _texts(listed) else None
 
 
 def _texts(value: Any) -> bool:

@@ -34,14 +34,16 @@ def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, l
     """The same from a model's shape alone; ``device`` is ``cpu`` or ``cuda``.
 
     Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
-    rotation, the products of a gated feed-forward; afterwards one tile of logits, as stored and in fp32. Meant to be a
-    little too much: docs/performance.md has it beside what was measured.
+    rotation, the products of a gated feed-forward; of the pass's segments the masks, a byte a pair, and of one segment
+    its mask as numbers and, under a soft cap, its scores; afterwards one tile of logits, as stored and in fp32. Never
+    too little (a test counts what is alive), and the memory asked for beside by libraries is ``SLACK``.
     """
     layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest
     rows = min(tokens, ROWS.get(device, ROWS["cpu"]))
     tile = rows * min(vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
-    mask = min(tokens, longest) * longest
-    return SLACK + tokens * (layer * shape.item + 16) + max(mask, tile) + longest * shape.cache_bytes
+    segment = min(tokens, longest) * longest
+    pairs = tokens * longest * shape.groups + segment * (shape.groups * shape.item + 4 * 4 * shape.capped)
+    return SLACK + tokens * (layer * shape.item + 16) + pairs + tile + longest * shape.cache_bytes
 
 
 def tokens_within(network: Network, asked: int, longest: int) -> int:

@@ -25,7 +25,8 @@ HEAD_ELEMENTS = 16 * 1024 * 1024  # logits in one piece (64 MB in fp32)
 class Shape:
     """Widths in elements: the residual stream, queries, keys and values together, the widest product of a layer.
 
-    ``item``: bytes of an element, ``cache_bytes``: keys and values of one token in all layers.
+    ``item``: bytes of an element, ``cache_bytes``: keys and values of one token in all layers, ``groups``: queries of a
+    key, ``capped``: heads whose scores are held all at once because a soft cap goes over them (0: no cap).
     """
 
     hidden: int
@@ -33,6 +34,8 @@ class Shape:
     widest: int
     item: int
     cache_bytes: int
+    groups: int = 1
+    capped: int = 0
 
 
 class Network:
@@ -195,7 +198,9 @@ def shape_of(config: Any, item: int) -> Shape:
     experts = getattr(config, "num_experts_per_tok", None) or 1
     inner = max(inner, experts * (getattr(config, "moe_intermediate_size", None) or inner))
     layers = int(config.num_hidden_layers)
-    return Shape(hidden, (heads + 2 * shared) * width, int(inner), item, 2 * layers * shared * width * item)
+    capped = heads if getattr(config, "attn_logit_softcapping", None) else 0
+    cache = 2 * layers * shared * width * item
+    return Shape(hidden, (heads + 2 * shared) * width, int(inner), item, cache, heads // shared, capped)
 
 
 def _switches_rope(config: Any) -> bool:

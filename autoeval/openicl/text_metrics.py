@@ -132,6 +132,7 @@ class BleuEvaluator:
         return metrics + [self._corpus(f"bleu_{name}", name, predictions, references) for name in self.also]
 
     def _corpus(self, name: str, tokenize: str, predictions: Sequence[str], references: Sequence[Reference]) -> Metric:
+        import numpy
         from sacrebleu.metrics.bleu import BLEU
 
         words = tokenize == "jieba"
@@ -143,11 +144,11 @@ class BleuEvaluator:
             for text, reference in zip(predictions, references, strict=True)
         ]
 
+        table = numpy.array([[*item.counts, *item.totals, item.sys_len, item.ref_len] for item in items])
+
         def corpus(chosen: Sequence[int]) -> float:
-            counts = [sum(items[i].counts[order] for i in chosen) for order in range(4)]
-            totals = [sum(items[i].totals[order] for i in chosen) for order in range(4)]
-            ours, theirs = sum(items[i].sys_len for i in chosen), sum(items[i].ref_len for i in chosen)
-            return BLEU.compute_bleu(counts, totals, ours, theirs, smooth_method="exp").score / 100
+            sums = [int(one) for one in table[numpy.asarray(chosen)].sum(axis=0)]
+            return BLEU.compute_bleu(sums[:4], sums[4:8], sums[8], sums[9], smooth_method="exp").score / 100
 
         stderr = bootstrap_stderr(corpus, len(items), self.resamples)
         values = tuple(item.score / 100 for item in items)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -20,12 +21,16 @@ HOME = Path(__file__).resolve().parents[2]
 WORKER = (sys.executable, "-m", "autoeval.tasks.worker")
 
 # Publishing is the daemon's business alone: a task needs none of these, so none can leak through one.
-_SECRETS = ("WANDB_API_KEY", "LARK_WEBHOOK", "LARK_SECRET", "SLACK_WEBHOOK")
+_SECRET = re.compile(r"WANDB_(API_KEY|IDENTITY_TOKEN.*)|(LARK|FEISHU|SLACK)_.*|.*_WEBHOOK(_.*)?")
 
 
 def worker_environment() -> dict[str, str]:
-    """This process's environment without publishing credentials, and with the repository importable."""
-    environment = {key: value for key, value in os.environ.items() if key not in _SECRETS}
+    """This process's environment without publishing credentials, and with the repository importable.
+
+    A library in a task that would log to W&B by itself finds it disabled: it would have the key of ``~/.netrc``.
+    """
+    environment = {key: value for key, value in os.environ.items() if not _SECRET.fullmatch(key)}
+    environment["WANDB_MODE"] = "disabled"
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(HOME), environment.get("PYTHONPATH", "")]))
     return environment
 

@@ -160,6 +160,9 @@ def _verdict(
         text = f"Iteration {save.iteration:,} {words.comparison(previous)}."
         changed = sorted(previous.tasks, key=lambda t: (t.word == "cannot tell", -abs(t.difference.value)))
         lines = [words.task_line(task) for task in changed[:SHOWN_TASKS]]
+        if fallen := words.fallen(verdict) if verdict is not None else []:
+            tone = "bad"
+            lines += ["Worse beyond noise:", *(f"{words.task_line(task)}, against {since}" for task, since in fallen)]
         best = verdict.best if verdict is not None else None
         if best is not None and best.old_iteration != previous.old_iteration:
             facts.append(("the best so far", words.comparison(best)))

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recorder import words
-from recorder.leaderboard import LeaderboardRow, is_share
+from recorder.leaderboard import LeaderboardRow, is_share, metric_key
 from recorder.ledger import ScoreRow
 from recorder.report.facts import Facts
 from recorder.report.markup import task_of
@@ -65,11 +65,13 @@ def _series(facts: Facts, model: str, rows: Sequence[ScoreRow], outlook: Outlook
         "low": [None if interval is None else _short(interval[0], 4) for interval in intervals],
         "high": [None if interval is None else _short(interval[1], 4) for interval in intervals],
         "n": _once([row.n for row in rows]),
-        "ahead": _ahead(rows[-1].iteration, rows[-1].tokens, outlook),
+        "ahead": _ahead(
+            rows[-1].iteration, rows[-1].tokens, outlook, 1.0 if metric_key(rows[-1]) in facts.shares else math.inf
+        ),
     }
 
 
-def _ahead(iteration: int, tokens: float | None, outlook: Outlook | None) -> dict[str, list[Any]] | None:
+def _ahead(iteration: int, tokens: float | None, outlook: Outlook | None, top: float) -> dict[str, list[Any]] | None:
     """The fitted course from the newest checkpoint on, on both x-axes (tokens and iterations keep their ratio)."""
     if outlook is None or not outlook.curve or outlook.now <= 0:
         return None
@@ -83,7 +85,7 @@ def _ahead(iteration: int, tokens: float | None, outlook: Outlook | None) -> dic
         "tokens": [None if tokens is None else _short(one * tokens) for one in share],
         "value": [_short(point[1], 4) for point in points],
         "low": [_short(point[2], 4) for point in points],
-        "high": [_short(point[3], 4) for point in points],
+        "high": [_short(min(point[3], top), 4) for point in points],
     }
 
 
@@ -119,8 +121,11 @@ def _average(facts: Facts) -> dict[str, Any] | None:
 
 def _average_series(facts: Facts, model: str, rows: Sequence[LeaderboardRow]) -> dict[str, Any]:
     values = [row.score or 0.0 for row in rows]
-    errors = [None if row.stderr is None else Z95 * row.stderr for row in rows]
     worth = facts.worth(model)
+    outlook = worth.average if worth is not None else None
+    if outlook is not None and not math.isclose(outlook.value, values[-1], abs_tol=1e-9):
+        outlook = None  # of other tasks: those that this model has by itself
+    errors = [None if row.stderr is None else Z95 * row.stderr for row in rows]
     return {
         "model": facts.models.index(model),
         "iteration": [row.iteration for row in rows],
@@ -129,7 +134,7 @@ def _average_series(facts: Facts, model: str, rows: Sequence[LeaderboardRow]) ->
         "low": [None if e is None else _short(v - e) for v, e in zip(values, errors, strict=True)],
         "high": [None if e is None else _short(v + e) for v, e in zip(values, errors, strict=True)],
         "n": None,
-        "ahead": _ahead(rows[-1].iteration or 0, rows[-1].tokens, worth.average if worth is not None else None),
+        "ahead": _ahead(rows[-1].iteration or 0, rows[-1].tokens, outlook, 1.0),
     }
 
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 from recorder.baselines import Baseline
 from recorder.benchmark_health import BenchmarkHealth, benchmark_health
 from recorder.board import Board, build_board, remembered_choice
-from recorder.leaderboard import LeaderboardRow, main_metrics, metric_key
+from recorder.leaderboard import LeaderboardRow, is_share, main_metrics, metric_key
 from recorder.ledger import CheckpointRow, Ledger, Outcomes, ScoreRow, TaskRow
 from recorder.published_models import PublishedModel, courses
 from recorder.trajectories import TaskTrajectories, task_trajectories
@@ -64,6 +64,12 @@ class Facts:
         return set(self.main.values()) | {
             metric_key(row) for row in self.scores if row.position == 0 and row.task not in self.main
         }
+
+    @cached_property
+    def shares(self) -> set[str]:
+        """The metrics in which every score lies between 0 and 1, up being good: a hundredth of them is a point."""
+        unfit = {metric_key(row) for row in self.scores if not row.higher_is_better or not is_share(row.value)}
+        return {metric_key(row) for row in self.scores} - unfit
 
     @cached_property
     def by_metric(self) -> dict[str, dict[str, list[ScoreRow]]]:

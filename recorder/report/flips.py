@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ def _strip(outcomes: Sequence[float | None]) -> str:
     return "".join("-" if value is None else str(int(value >= RIGHT)) for value in outcomes)
 
 
-def _answers(one: TaskTrajectories, report: Path) -> list[Mapping[str, Any]]:
+def _answers(one: TaskTrajectories, report: Path) -> list[dict[str, Any]]:
     """Links to what the model answered, where the files are still beside the report."""
     found = []
     for iteration in reversed(one.iterations[-2:]):

@@ -88,18 +88,15 @@ def _best(facts: Facts, model: str) -> str:
 
 
 def _regressions(verdict: CheckpointVerdict | None) -> str:
-    """Tasks that fell, against the one before or the best: what an average hides."""
-    found: dict[str, tuple[Verdict, TaskVerdict]] = {}
-    for one in (verdict.previous, verdict.best) if verdict is not None else ():
-        for task in one.regressions if one is not None else ():
-            found.setdefault(task.metric, (one, task))  # type: ignore[arg-type]
+    """Tasks that fell: what an average hides."""
+    found = words.fallen(verdict) if verdict is not None else []
     if not found:
         return ""
     lines = [
-        f"<li>{escape(words.task_line(task))} <span class=pm>against {escape(words.opponent(one))}</span></li>"
-        for one, task in list(found.values())[:SHOWN_REGRESSIONS]
+        f"<li>{escape(words.task_line(task))} <span class=pm>against {escape(since)}</span></li>"
+        for task, since in found[:SHOWN_REGRESSIONS]
     ]
-    more = f"<li>and {len(found) - SHOWN_REGRESSIONS} more, below</li>" if len(found) > SHOWN_REGRESSIONS else ""
+    more = f"<li>and {len(found) - SHOWN_REGRESSIONS} more</li>" if len(found) > SHOWN_REGRESSIONS else ""
     return f'<div class="notice"><strong>▼ Worse on</strong><ul>{"".join(lines)}{more}</ul></div>'
 
 
@@ -126,11 +123,14 @@ def _failure(saves: Sequence[CheckpointRow], runs: Sequence[TaskRow]) -> str:
 def _details(facts: Facts, verdict: CheckpointVerdict) -> str:
     before = {one.old_iteration for one in (verdict.previous,) if one is not None}
     shown = [one for one in verdict.all if one.tasks and not (one is verdict.best and one.old_iteration in before)]
-    made = [_comparison(one) for one in shown]
-    return "".join(made[:2]) + (
-        f'<details><summary>Against {len(made) - 2} more</summary><div class="nested">{"".join(made[2:])}</div></details>'
-        if len(made) > 2
-        else ""
+    if not shown:
+        return ""
+    names = {"previous": "the one before", "best": "the best"}
+    listed = [names.get(one.against, one.opponent) for one in shown]
+    more = f" and {len(listed) - 3} more" if len(listed) > 3 else ""
+    return (
+        f"<details><summary>Task by task, against {escape(', '.join(listed[:3]))}{more}</summary>"
+        f"{''.join(map(_comparison, shown))}</details>"
     )
 
 
@@ -156,7 +156,7 @@ def _comparison(verdict: Verdict) -> str:
         corrections += " Published figures come without items, so the errors of both add."
     if any(map(words.lower_is_better, verdict.tasks)):
         corrections += " Where lower is better, the change has its sign turned: up is good everywhere."
-    return f"<details><summary>Task by task: {escape(label)}</summary>{body}{quiet(corrections)}</details>"
+    return f"<h3>{escape(label)}</h3>{body}{quiet(corrections)}"
 
 
 def _task_row(task: TaskVerdict) -> str:

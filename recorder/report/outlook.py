@@ -21,6 +21,7 @@ from recorder.report.markup import (
 )
 from recorder.trend import Outlook, Reach, Worth
 
+AVERAGED = "average <span class=pm>of the tasks with signal</span>"
 KIND = {"worth it": "better", "not worth it": "unsure", "falling": "worse"}
 WORDS = {
     "worth it": "▲ worth it",
@@ -40,14 +41,14 @@ def outlook_section(facts: Facts) -> str:
         "interval is where 90 % of the fits end. It holds while the learning rate goes on as it does. A gain below what "
         "a benchmark can detect will not be seen, even where it is real."
     )
-    return note + "".join(_of_model(model, one, len(known) > 1) for model, one in known)
+    return note + "".join(_of_model(facts, model, one, len(known) > 1) for model, one in known)
 
 
 def _all(worth: Worth) -> list[Outlook]:
     return [*([worth.average] if worth.average is not None else []), *worth.tasks]
 
 
-def _of_model(model: str, worth: Worth, several: bool) -> str:
+def _of_model(facts: Facts, model: str, worth: Worth, several: bool) -> str:
     rows = [one for one in _all(worth) if one.gain is not None]
     if not rows:
         return ""
@@ -64,17 +65,22 @@ def _of_model(model: str, worth: Worth, several: bool) -> str:
         *(Head(f"reaches {breakable(name)} <span class=pm>at {unit}</span>") for name in names),
     ]
     title = f"<h3>{breakable(model)}</h3>" if several else ""
-    body = table(f"What more training of {model} should bring", heads, (_row(model, one, names) for one in rows))
-    return f'<div class="block"{where(model)}>{title}<p>{escape(worth.sentence)}</p>{body}</div>'
+    shown = (_row(model, one, names, one.metric == "average" or one.metric in facts.shares) for one in rows)
+    body = table(f"What more training of {model} should bring", heads, shown)
+    sentence = words.outlook(worth)
+    return f'<div class="block"{where(model)}>{title}<p>{escape(sentence[0].upper() + sentence[1:])}.</p>{body}</div>'
 
 
-def _row(model: str, one: Outlook, names: list[str]) -> str:
+def _row(model: str, one: Outlook, names: list[str], share: bool) -> str:
     assert one.gain is not None and one.low is not None and one.high is not None
-    interval = f"{words.signed(one.low * 100)} to {words.signed(one.high * 100)}"
-    gain = f"{words.signed(one.gain * 100)} <span class=pm>{interval}</span>"
-    seen = NONE if one.detectable is None else f"{one.detectable * 100:.1f}"
+
+    def shown(value: float) -> str:
+        return words.signed(value * 100) if share else f"{value:+.3g}".replace("-", "−")
+
+    gain = f"{shown(one.gain)} <span class=pm>{shown(one.low)} to {shown(one.high)}</span>"
+    seen = NONE if one.detectable is None else f"{one.detectable * 100:.1f}" if share else f"{one.detectable:.3g}"
     reaches = {reach.baseline: reach for reach in one.reaches}
-    name = breakable("average of all tasks") if one.metric == "average" else metric_name(one.metric)
+    name = AVERAGED if one.metric == "average" else metric_name(one.metric)
     return (
         f"<tr{where(model, task_of(one.metric) if one.metric != 'average' else '')}>{row_head(name)}"
         f"{cell(words.score(one.value))}{cell(gain)}{cell(seen)}"

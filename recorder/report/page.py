@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,6 +26,7 @@ from recorder.report.markup import quiet
 from recorder.report.outlook import outlook_section
 from recorder.report.radar import radar_section
 from recorder.report.states import states_section
+from recorder.report.training import training_section
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def build_report(ledger: Ledger, output: Path, *, title: str, baselines: Sequenc
 def write_report(facts: Facts, output: Path, *, title: str) -> None:
     """Write the report to ``output``, atomically. A section that cannot be made says so; the others are there."""
     output = Path(output)
-    sections = [(one, _guarded(one.title, lambda one=one: one.build(facts, output))) for one in SECTIONS]
+    sections = [(one, _guarded(one.title, partial(one.build, facts, output))) for one in SECTIONS]
     shown = [(one, html) for one, html in sections if html]
     page = {
         "title": escape(title),
@@ -76,7 +78,8 @@ def write_report(facts: Facts, output: Path, *, title: str) -> None:
         "plotly": _plotly(),
         "subtitle": _subtitle(facts),
         "nav": "".join(f'<a href="#{one.name}">{escape(one.title)}</a>' for one, _ in shown),
-        "glance": _guarded("At a glance", lambda: glance(facts)),
+        "glance": _guarded("At a glance", partial(glance, facts))
+        + _guarded("Training", partial(training_section, output.parent)),
         "sections": "\n".join(_section(one, html) for one, html in shown),
         "data": _embedded(_data(facts, output)),
     }
@@ -102,9 +105,11 @@ def _section(section: Section, html: str) -> str:
 def _subtitle(facts: Facts) -> str:
     now = time.time()
     written = time.strftime("%Y-%m-%d %H:%M:%S %Z", time.localtime(now))
-    parts = [_count(len(facts.models), "model"), _count(len(facts.checkpoints), "checkpoint")]
-    if facts.baselines:
-        parts.append(_count(len(facts.baselines), "baseline"))
+    published = {(row.model, row.iteration) for row in facts.scores if row.model not in facts.own}
+    levels = [one for one in facts.baselines if one.name not in facts.models]
+    parts = [_count(len(facts.models), "model"), _count(len(facts.checkpoints) + len(published), "checkpoint")]
+    if levels:
+        parts.append(_count(len(levels), "baseline"))
     return f'{" · ".join(parts)} · written <time data-at="{now:.0f}">{escape(written)}</time>'
 
 

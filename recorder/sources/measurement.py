@@ -52,6 +52,19 @@ def iteration_in(*texts: str) -> int | None:
     return None
 
 
+def series_in(files: Iterable[Path]) -> dict[str, Path]:
+    """The series of files whose names differ in the iteration only, by what the names have in common; one file of each.
+
+    ``1b_step1000.json`` and ``1b-5shot_step1000.json`` are of two series; names without an iteration are of none.
+    """
+    found: dict[str, Path] = {}
+    for file in files:
+        common = _ITERATION.sub("", file.name)
+        if common != file.name:
+            found.setdefault(common, file)
+    return found
+
+
 def expand(path: Path, patterns: Iterable[str]) -> list[Path]:
     """The files that ``path`` stands for: itself, those below a directory, or those of a glob pattern. By name."""
     if path.is_file():

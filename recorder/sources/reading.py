@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
@@ -13,7 +14,7 @@ from recorder.published_models import PublishedModel, PublishedRow
 from recorder.sources import harness, opencompass
 from recorder.sources.grouping import grouped
 from recorder.sources.known_tasks import chance_of, higher_is_better
-from recorder.sources.measurement import Measured, Measurement, SourceError, expand
+from recorder.sources.measurement import Measured, Measurement, SourceError, expand, series_in
 from recorder.sources.other_ledger import read_other_ledger
 from recorder.writer_config import Evaluation, find_path
 
@@ -51,11 +52,22 @@ def _measurements(evaluation: Evaluation, path: Path) -> list[Measurement]:
     if evaluation.source == "ledger":
         return read_other_ledger(path, model=evaluation.model)
     if evaluation.source == "lm_eval":
-        return [one for file in expand(path, harness.PATTERNS[:1] if _has(path) else harness.PATTERNS[1:])
-                for one in harness.read_harness(file)]  # fmt: skip
+        files = expand(path, harness.PATTERNS[:1] if _has(path) else harness.PATTERNS[1:])
+        series = list(series_in(files).values())
+        if len(series) > 1:
+            raise SourceError(
+                f"{path}: files of several series, {series[0].name} and {series[1].name}; expected one model and one "
+                f"number of shots: name the files by a pattern, like '{path}/*{_ending(series[0])}'"
+            )
+        return [one for file in files for one in harness.read_harness(file)]
     pattern = evaluation.model or "*"
     files = expand(path, opencompass.PATTERNS)
     return [one for file in files for one in opencompass.read_summary(file, model=pattern, percent=evaluation.percent)]
+
+
+def _ending(file: Path) -> str:
+    """``1b_step1000.json`` -> ``1b_step*.json``"""
+    return re.sub(r"\d+(?=\D*$)", "*", file.name)
 
 
 def _has(path: Path) -> bool:
@@ -106,10 +118,10 @@ def _of_rows(evaluation: Evaluation, rows: dict[int, _Row], source: str) -> Publ
         for (task, metric), number in taken.items():
             level = chance_of(task, metric, {**evaluation.chance, **row.chance})
             if level is not None:
-                chance[f"{task}.{metric}"] = level
+                chance[_name(evaluation, f"{task}.{metric}")] = level
             if not number.higher_is_better:
-                lower.add(f"{task}.{metric}")
-        named = {f"{task}.{metric}": number for (task, metric), number in taken.items()}
+                lower.add(_name(evaluation, f"{task}.{metric}"))
+        named = {_name(evaluation, f"{task}.{metric}"): number for (task, metric), number in taken.items()}
         made.append(
             PublishedRow(
                 iteration,
@@ -123,6 +135,12 @@ def _of_rows(evaluation: Evaluation, rows: dict[int, _Row], source: str) -> Publ
         wanted = ", ".join(evaluation.metrics)
         raise SourceError(f"{source}: no metric is like {wanted}; expected patterns of <task>.<metric>")
     return PublishedModel(evaluation.model_name, source, tuple(made), chance, tuple(sorted(lower)))
+
+
+def _name(evaluation: Evaluation, key: str) -> str:
+    """What the source calls ``key`` goes by the name that the configuration gives it, or its task."""
+    task, _, metric = key.rpartition(".")
+    return evaluation.names.get(key) or (f"{evaluation.names[task]}.{metric}" if task in evaluation.names else key)
 
 
 def _of_numbers(evaluation: Evaluation, by_iteration: dict[int, dict[str, float]], source: str) -> PublishedModel:

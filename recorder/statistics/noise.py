@@ -37,7 +37,8 @@ def checkpoint_noise(values: Sequence[float], x: Sequence[float] | None = None, 
 class LevelTrend:
     """A straight line through the last checkpoints. ``slope`` per unit of x with its standard error and p-value.
 
-    ``change`` is the slope over the checkpoints looked at: how far the level moved, with its 95 % interval.
+    ``change`` is the slope over the checkpoints looked at: how far the level moved, with its 95 % interval. ``scatter``
+    is the standard deviation of the checkpoints around the line.
     """
 
     slope: float
@@ -47,6 +48,7 @@ class LevelTrend:
     low: float
     high: float
     points: int
+    scatter: float = 0.0
 
 
 def level_trend(x: Sequence[float], values: Sequence[float], last: int = 8) -> LevelTrend | None:
@@ -69,4 +71,5 @@ def level_trend(x: Sequence[float], values: Sequence[float], last: int = 8) -> L
     stderr = math.sqrt(math.fsum(one * one for one in left) / (count - 2) / spread)
     p_value = float(2 * t.sf(abs(slope) / stderr, count - 2)) if stderr > 0 else float(slope == 0.0)
     width, half = max(xs) - min(xs), student_quantile(count - 2) * stderr
-    return LevelTrend(slope, stderr, p_value, slope * width, (slope - half) * width, (slope + half) * width, count)
+    low, high = (slope - half) * width, (slope + half) * width
+    return LevelTrend(slope, stderr, p_value, slope * width, low, high, count, stderr * math.sqrt(spread))

@@ -48,7 +48,7 @@
       if (!here.length) continue;
       shown += here.length;
       const block = element("div", "card of-items"), title = element("h3", "", of.metric + " ");
-      title.append(element("span", "pm", (report.models.length > 1 ? of.model + ", " : "") + `${found.length.toLocaleString("en")} items`));
+      title.append(element("span", "pm", (report.models.length > 1 ? of.model + ", " : "") + `${found.length.toLocaleString("en")} item${found.length === 1 ? "" : "s"}`));
       for (const answer of of.answers) {
         const link = element("a", "", `answers at ${answer.iteration.toLocaleString("en")}`);
         link.href = answer.href;

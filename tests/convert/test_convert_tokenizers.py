@@ -168,3 +168,21 @@ def test_a_sentencepiece_model_that_cannot_be_rebuilt_is_refused(
     (tmp_path / "words.model").write_bytes(b"not a model")
     with pytest.raises(ConversionError, match=r"words\.model: not a usable sentencepiece tokenizer"):
         write_tokenizer(TokenizerSource("sentencepiece", path=tmp_path / "words.model"), tmp_path, max_length=8)
+
+
+def test_a_second_conversion_writes_the_same_tokenizer_without_building_it(
+    small_gpt2: TokenizerSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autoeval.convert import preparation
+
+    built = []
+    monkeypatch.setattr(preparation, "write_tokenizer", lambda *a, **k: built.append(a) or write_tokenizer(*a, **k))
+    monkeypatch.setattr(preparation, "_last_placed", {})
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        preparation._place(small_gpt2, tmp_path / name, 128)
+    files = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert len(built) == 1 and files[0] == files[1] and "tokenizer.json" in files[0]
+    (tmp_path / "three").mkdir()
+    preparation._place(small_gpt2, tmp_path / "three", 64)  # another window is written into its files
+    assert len(built) == 2

@@ -114,7 +114,7 @@ def test_wandbs_offline_directories_hold_one_run_id_with_one_row_per_checkpoint(
     others = {run.run_id for run in runs} - {run.run_id for run in mine}
     assert any(run_id.endswith("-leaderboard") for run_id in others)
     assert len(others) >= 3  # the leaderboard and two baselines
-    log = (main_job.evaluation / "logs" / "refresh.log").read_text()
+    log = (main_job.evaluation / "logs" / "publish.log").read_text()
     assert "less than the current step" not in log
 
 

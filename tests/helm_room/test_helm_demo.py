@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -77,3 +78,25 @@ def test_the_training_script_says_what_it_misses(tmp_path: Path) -> None:
     environment["DATA_PATH"] = str(tmp_path / "corpus")
     done = subprocess.run([script], env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and f"{tmp_path / 'corpus'}.bin does not exist" in done.stderr
+
+
+def test_relative_paths_of_the_training_script_start_where_it_was_called(tmp_path: Path) -> None:
+    (tmp_path / "megatron").mkdir()
+    for name in ("megatron/pretrain_gpt.py", "corpus.bin", "corpus.idx", "vocab.json", "merges.txt"):
+        (tmp_path / name).touch()
+    environment = {
+        "PATH": "/usr/bin:/bin", "MEGATRON_HOME": "megatron", "DATA_PATH": "corpus", "VOCAB_FILE": "vocab.json",
+        "MERGE_FILE": "./merges.txt", "CHECKPOINT_PATH": "check points",
+    }  # fmt: skip
+    script = [str(DEMO / "pretrain_example.sh"), "--dry-run", "--log-interval", "1"]
+    done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+    assert not (tmp_path / "check points").exists()
+    words = shlex.split(done.stdout)
+    assert words[:4] == ["cd", str(tmp_path / "megatron"), "&&", "torchrun"] and words[-2:] == ["--log-interval", "1"]
+    given = {option: words[place + 1] for place, option in enumerate(words[:-1]) if option.startswith("--")}
+    assert given["--save"] == given["--load"] == str(tmp_path / "check points")
+    assert given["--data-path"] == str(tmp_path / "corpus")
+    assert given["--vocab-file"] == str(tmp_path / "vocab.json") and given["--merge-file"] == str(
+        tmp_path / "merges.txt"
+    )
+    assert (given["--train-iters"], given["--save-interval"]) == ("200000", "2000")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 
+from recorder.helm_names import _MAIN_SPLIT
 from recorder.helm_output import HelmOutputError, read_suite
 
 MMLU = [("mmlu", ["EM"])]
@@ -101,3 +103,14 @@ def test_a_file_that_is_no_table_is_refused(tmp_path: Path) -> None:
     (tmp_path / "runs" / "suite" / "groups" / "mmlu.json").write_text('{"no": "table"}')
     with pytest.raises(HelmOutputError, match=r"mmlu\.json: cannot be read as a table of helm-summarize"):
         read_suite(tmp_path, "suite", MMLU, 7)
+
+
+def test_core_scenarios_are_read_on_the_split_that_helm_reports(tmp_path: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    schema = files("helm.benchmark").joinpath("static/schema_classic.yaml").read_text(encoding="utf-8")
+    groups = {group["name"]: group.get("environment") or {} for group in yaml.safe_load(schema)["run_groups"]}
+    assert len(_MAIN_SPLIT) == 16
+    assert {name: groups[name]["main_split"] for name in _MAIN_SPLIT} == _MAIN_SPLIT
+    put_run(tmp_path, "boolq:model=x", 0.5)  # on the split test, which is not boolq's
+    with pytest.raises(HelmOutputError, match=r"no value of 'EM' \(exact_match\) on the split valid"):
+        read_suite(tmp_path, "suite", [("boolq", ["EM"])], 7)

@@ -198,6 +198,21 @@ def test_a_server_on_this_machine_is_evaluated_though_nothing_else_is_reachable(
     )
 
 
+def test_nothing_is_ranked_by_log_probabilities_that_a_server_does_not_tell(
+    base_url: str, tiny_models: tuple[Path, Path], direct: DirectModel
+) -> None:
+    from helm.common.request import Request
+
+    from autoeval.helm.engine import answer
+
+    server = CompletionsServer("m", base_url=base_url, tokenizer_path=tiny_models[0], max_seq_len=512)
+    requests = [Request(prompt=PROMPT, temperature=0, max_tokens=2)]
+    assert [token.logprob for token in answer(server, requests)[0].completions[0].tokens] == [0.0, 0.0]
+    with pytest.raises(ValueError, match="ranks by the log-probabilities"):
+        answer(server, requests, needs_logprobs=True)
+    assert answer(direct, requests, needs_logprobs=True)[0].completions[0].logprob < 0
+
+
 def test_a_server_whose_tokens_are_not_known_is_refused(base_url: str, tmp_path: Path) -> None:
     from autoeval.helm.run import run_helm_task
     from autoeval.helm.spec import HelmTask

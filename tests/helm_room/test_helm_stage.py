@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import tarfile
 import zipfile
@@ -67,6 +68,17 @@ def test_what_is_already_in_helms_layout_is_copied_as_it_is(tmp_path: Path, data
     ):
         there, missing = describe(name, tmp_path)
         assert there and not missing, name
+
+
+def test_a_packed_file_is_unpacked_where_helm_would(tmp_path: Path) -> None:
+    source = tmp_path / "downloads"
+    source.mkdir()
+    (source / "msmarco-test2019-queries.tsv.gz").write_bytes(gzip.compress(b"1\twhat is a fox\n"))
+    (source / "nq-dev-00.jsonl.gz").write_bytes(gzip.compress(b"{}"))
+    stage(source, tmp_path / "out")
+    scenarios = tmp_path / "out" / "scenarios"
+    assert (scenarios / "msmarco/data/trec_queries.tsv").read_text() == "1\twhat is a fox\n"
+    assert gzip.decompress((scenarios / "natural_qa/data/nq-dev-00.jsonl.gz").read_bytes()) == b"{}"
 
 
 @pytest.mark.parametrize("name", ["nothing.txt", "broken.tar"])

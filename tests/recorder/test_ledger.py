@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from recorder.ledger import Ledger, LedgerError
+from recorder.ledger_schema import MIGRATIONS
 from recorder.results import CheckpointRef, Item, Score, TaskResult, write_result
 
 HOME = Path(__file__).resolve().parents[2]
@@ -186,6 +187,45 @@ def test_a_damaged_ledger_is_moved_aside_and_rebuilt(tmp_path: Path, damage: str
     assert len(ledger.scores()) == 2
     assert len(list(tmp_path.glob("ledger.sqlite.corrupt-*"))) == 1
     ledger.close()
+
+
+def test_a_ledger_of_an_earlier_program_keeps_everything(tmp_path: Path) -> None:
+    """Made by the first two steps of the schema, as it was: items in rows, no table of the versions that are drawn."""
+    path = tmp_path / "ledger.sqlite"
+    with contextlib.closing(sqlite3.connect(path)) as old:
+        for step in MIGRATIONS[:2]:
+            assert isinstance(step, str)
+            old.executescript(step)
+        old.executescript(
+            "INSERT INTO checkpoint_rows VALUES (1, 'gpt', 1000, 'a', '/x', 1.0, 'recorded', NULL, 0, 0, 0);"
+            "INSERT INTO result_rows VALUES (1, 1, 'boolq', 'v1', 'icl', '{}', 0, 0), (2, 1, 'boolq', 'v2', 'icl', '{}', 0, 1);"
+            "INSERT INTO score_rows VALUES (1, 'acc', 0.4, 0.1, 3, 1, NULL, 0), (2, 'acc', 0.5, 0.1, 3, 1, 0.5, 0);"
+            "INSERT INTO item_rows VALUES (2, 'acc', 'q2', 0.25), (2, 'acc', 'q1', 1.0), (2, 'f1', 'q1', 0.0);"
+            "PRAGMA user_version = 2;"
+        )
+        old.commit()
+    ledger = Ledger(path)
+    assert [(row.task_version, row.value) for row in ledger.scores()] == [("v2", 0.5)]
+    assert [tuple(row) for row in ledger.items("gpt", 1000)] == [
+        (1000, "boolq", "acc", "q1", 1.0),
+        (1000, "boolq", "acc", "q2", 0.25),
+        (1000, "boolq", "f1", "q1", 0.0),
+    ]
+    ledger.close()
+    with contextlib.closing(sqlite3.connect(path)) as new:
+        assert new.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
+
+
+def test_items_of_many_checkpoints_share_their_keys(ledger: Ledger) -> None:
+    """A thousand items are one small row a checkpoint; repeats of an item are averaged."""
+    for iteration in range(1000, 11000, 1000):
+        items = tuple(Item(f"question-{k:06d}", "acc", float(k % 3 == 0)) for k in range(1000))
+        ledger.ingest(replace(result(save(iteration)), items=(*items, Item("question-000000", "acc", 0.0))))
+    sizes = ledger._connection.execute("SELECT COUNT(*), SUM(LENGTH(outcomes)) FROM item_blocks").fetchone()
+    assert sizes[0] == 10 and sizes[1] < 10_000
+    assert ledger._connection.execute("SELECT COUNT(*) FROM item_sets").fetchone() == (1,)
+    outcomes = ledger.outcomes("gpt", 5000)["boolq.acc"].values
+    assert len(outcomes) == 1000 and outcomes["question-000000"] == 0.5 and outcomes["question-000003"] == 1.0
 
 
 def test_who_only_shows_the_ledger_leaves_a_damaged_one_where_it_is(tmp_path: Path) -> None:

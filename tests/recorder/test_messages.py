@@ -232,7 +232,7 @@ def test_a_run_is_told_from_start_to_finish_and_nothing_twice(run: Run) -> None:
     assert "Watching /checkpoints; every checkpoint is scored on 2 tasks." in started and "copy, draw" in started
     assert "copy.acc: 0.300" in first
     assert "draw: no <b>pencil</b> (log: /logs/draw.log)" in failure
-    assert "Better than iteration 1,000: +30.0 points (95 %:" in better and "0.300 → 0.600" in better
+    assert "Iteration 2,000 is better than iteration 1,000: +30.0 points (95 %:" in better and "0.300 → 0.600" in better
     assert "All 2 checkpoints evaluated; 1 task run failed." in finished
 
 

@@ -13,7 +13,7 @@ from report_world import build, fill
 
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef, Item, Score, TaskResult
-from recorder.verdict import newest_verdict
+from recorder.verdict import checkpoint_verdict
 
 
 def text_of(page: str, section: str) -> str:
@@ -73,7 +73,8 @@ def test_one_task_of_many_is_not_called_better_for_what_chance_does_to_one_in_tw
                 items = tuple(Item(key, "acc", outcome) for key, outcome in outcomes.items())
                 score = Score("acc", value, math.sqrt(value * (1 - value) / 100), 100)
                 ledger.ingest(TaskResult(ref, f"task{number}", "v1", "icl", (score,), items))
-        verdict = newest_verdict(ledger, ledger.scores(), f"gpt-{tasks}")
+        found = checkpoint_verdict(ledger.scores(), f"gpt-{tasks}", items=ledger.outcomes)
+        verdict = found.previous if found is not None else None
         assert verdict is not None and verdict.tasks[0].difference.low > 0
         verdicts.append(verdict.tasks[0].difference.verdict)
     assert verdicts == ["better", "cannot tell"]

@@ -109,11 +109,28 @@ def test_subjects_are_one_benchmark(tmp_path: Path) -> None:
 
 
 def test_two_results_of_one_place_are_an_error_that_names_both(tmp_path: Path) -> None:
-    for shots, value in (("0shot", 0.3), ("5shot", 0.4)):
-        (tmp_path / f"m-{shots}_step1000.json").write_text(json.dumps({"results": {"piqa": {"acc": value}}}))
-    with pytest.raises(SourceError, match=r"two results of piqa at iteration 1000: m-0shot_step1000.json and m-5shot"):
+    """Shots stand in no old file: two series in one directory would be drawn as one curve."""
+    for shots, step, value in (("0shot", 1000, 0.3), ("5shot", 2000, 0.4)):
+        (tmp_path / f"m-{shots}_step{step}.json").write_text(json.dumps({"results": {"piqa": {"acc": value}}}))
+    with pytest.raises(
+        SourceError, match=r"several series, m-0shot_step1000.json and m-5shot_step2000.json; .*m-0shot_step\*"
+    ):
         model_of(tmp_path)
     assert model_of(tmp_path / "m-5shot_step*.json").rows[0].values == {"piqa.acc": 0.4}
+    for name, value in (("a", 0.3), ("b", 0.4)):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        (tmp_path / "new" / f"results_{name}.json").write_text(json.dumps({"results": {"piqa": {"acc": value}}}))
+    with pytest.raises(SourceError, match=r"two results of piqa at iteration 0: results_a.json and results_b.json"):
+        model_of(tmp_path / "new")
+
+
+def test_names_are_made_ours() -> None:
+    names = {"piqa.accuracy": "piqa.acc", "gen": "summary"}
+    first = model_of(WRITTEN / "summary_20261121_120000.csv", "opencompass", names=names)
+    assert set(first.rows[0].values) == {"piqa.acc", "summary.score", "summary.rouge1"}
+    assert first.chance == {"piqa.acc": 0.5}
+    with pytest.raises(ValueError, match=r"names\.piqa\.acc: expected a task for a task"):
+        model_of(WRITTEN / "summary_20261121_120000.csv", "opencompass", names={"piqa.acc": "x"})
 
 
 @pytest.mark.parametrize(

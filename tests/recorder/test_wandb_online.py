@@ -73,6 +73,7 @@ def test_a_run_a_row_a_checkpoint_and_nothing_twice(server: Imitation, world: Wo
     assert [row["iteration"] for row in run.history] == [1000, 3000, 2000]
     assert [row["_step"] for row in run.history] == [0, 1, 2]
     assert run.summary["iteration"] == 3000
+    assert [row["cost/wall_seconds"] for row in run.history] == [4.0, 4.0, 4.0]  # of two tasks
     assert world.shown_wrongly(server.backend.runs.values()) == [] and doubled(run) == []
 
 

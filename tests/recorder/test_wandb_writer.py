@@ -171,7 +171,7 @@ def test_benchmarks_and_metrics_of_helm_go_by_the_names_that_people_use(tmp_path
     }.items():
         directory = tmp_path / "runs" / "suite" / run
         directory.mkdir(parents=True)
-        stats = [{"name": {"name": name, "split": "test"}, "count": 1, "mean": 0.25}]
+        stats = [{"name": {"name": name, "split": split}, "count": 1, "mean": 0.25} for split in ("valid", "test")]
         (directory / "stats.json").write_text(json.dumps(stats))
     asked = [("hellaswag", ["EM"]), ("natural_qa_closedbook", ["F1"]), ("dyck_language", ["EM-indicator"])]
     expected = {"hellaswag.EM": 0.25, "natural_qa_closedbook.F1": 0.25, "dyck_language.EM-indicator": 0.25}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,26 +12,28 @@ from typing import Any
 from wandb_answers import ENTITY, RunState
 
 from recorder.ledger import Ledger
-from recorder.publishing import publish
 from recorder.refresh import publish_to_wandb, read_settings
 from recorder.results import CheckpointRef, Score, TaskResult, write_result
 from recorder.wandb_publisher import Outcome
 from recorder.wandb_rows import run_id
 
-__all__ = ["World", "publish"]
-
 
 def history(run: RunState) -> dict[tuple[int, str], float]:
     """The last value of each (iteration, metric)."""
-    return {
-        (row["iteration"], key): value for row in run.history for key, value in row.items() if not key.startswith("_")
-    }
+    return {at: value for row in run.history for at, value in _values(row)}
 
 
 def doubled(run: RunState) -> list[tuple[int, str]]:
     """The (iteration, metric) that stand in more than one row."""
-    keys = [(row["iteration"], key) for row in run.history for key in row if key not in ("iteration", "tokens")]
-    return sorted({key for key in keys if keys.count(key) > 1 and not key[1].startswith("_")})
+    counts = Counter(at for row in run.history for at, _ in _values(row) if at[1] not in ("iteration", "tokens"))
+    return sorted(at for at, count in counts.items() if count > 1)
+
+
+def _values(row: dict[str, Any]) -> list[tuple[tuple[int, str], float]]:
+    """Of a model's row; a leaderboard's has no iteration."""
+    if "iteration" not in row:
+        return []
+    return [((row["iteration"], key), value) for key, value in row.items() if not key.startswith("_")]
 
 
 class World:
@@ -76,7 +79,8 @@ class World:
         with self.ledger() as ledger:
             ledger.note_checkpoint(ref, state)
             for task, value in values.items():
-                one = TaskResult(ref, task, "v1", "icl", (Score("acc", value, 0.01, 100, True, 0.25),), finished_at=1.0)
+                score, cost = Score("acc", value, 0.01, 100, True, 0.25), {"wall_seconds": 2.0}
+                one = TaskResult(ref, task, "v1", "icl", (score,), cost=cost, finished_at=1.0)
                 if write_files:
                     write_result(self.path / f"{model}/iter_{iteration:07d}/results/{model}/{task}.json", one)
                 ledger.ingest(one)

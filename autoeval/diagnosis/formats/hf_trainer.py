@@ -17,7 +17,8 @@ from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
 
 _PRINTED = re.compile(rb"\{'[^{}\n]*'epoch': [^{}\n]*\}")
-_PAIR = re.compile(rb"'(\w+)': '?([-+\d.einfaNI]+)'?[,}]")
+_PAIR = re.compile(rb"'(\w+)': '?([-+\d.eEinfatyNI]+)'?[,}]")
+_ANY_PAIR = re.compile(rb"'(\w+)': [^,}\n]+")
 _EVALUATED = re.compile(rb"\{'[^{}\n]*'eval_[^{}\n]*'epoch': [^{}\n]*\}")
 _COLUMNS = {
     b"loss": "loss",
@@ -63,16 +64,15 @@ class PrintedDicts:
 
 def _layout(line: bytes) -> Layout | None:
     """Of a printed dictionary with a loss: a number for each key that is known here."""
-    told, names, at = b"", list[str](), 0
-    for match in _PAIR.finditer(line):
-        name = _COLUMNS.get(match[1])
+    told, names = list[bytes](), list[str]()
+    for match in _ANY_PAIR.finditer(line):
+        name, value = _COLUMNS.get(match[1]), rb"[^,}\n]+"
         if name is not None and name not in names:
             names.append(name)
-            told += (
-                (re.escape(line[at : match.start()]) if not at else rb"[^{}\n]*?") + b"'" + match[1] + b"': '?" + NUMBER
-            )
-            at = match.end()
-    return Layout(re.compile(told), tuple(names)) if {"loss", "epoch"} <= set(names) else None
+            value = b"'?" + NUMBER + b"'?"
+        told.append(b"'" + match[1] + b"': " + value)
+    pattern = rb"\{" + b", ".join(told)
+    return Layout(re.compile(pattern), tuple(names)) if {"loss", "epoch"} <= set(names) else None
 
 
 class TrainerState:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy
 
 MOST = 32  # layouts remembered
-NUMBER = rb"([-+.0-9eE]+|[-+]?(?:nan|inf|NaN|Infinity))"
+NUMBER = rb"([-+.0-9eE]+|[-+]?(?:[nN][aA][nN]|[iI][nN][fF](?:inity)?))"
 
 
 @dataclass(frozen=True)

@@ -83,18 +83,15 @@ class LlamaFactory:
 
 def _layout(line: bytes) -> Layout | None:
     """Of a line with a loss: a number for each key that is known here, and four for the time that has passed."""
-    told, names, at = b"", list[str](), 0
+    told, names = list[bytes](), list[str]()
     for match in _PAIR.finditer(line):
-        if time := _TIME.fullmatch(match[2]):
-            if match[1] != b"elapsed_time":
-                continue
-            found = ("days", "hours", "minutes", "seconds")[0 if time[1] else 1 :]
+        value = rb'(?:"[^"\n]*"|[^,}\n]+)'
+        if match[1] == b"elapsed_time" and (time := _TIME.fullmatch(match[2])):
+            names += ("days", "hours", "minutes", "seconds")[0 if time[1] else 1 :]
             value = b'"' + (rb"(\d+) days?, " if time[1] else b"") + rb"(\d+):(\d+):(\d+)" + b'"'
         elif match[1] in _COLUMNS and _COLUMNS[match[1]] not in names:
-            found, value = (_COLUMNS[match[1]],), b'"?' + NUMBER + b'"?'
-        else:
-            continue
-        told += (rb"[^{}\n]*?" if at else b"\\{") + b'"' + match[1] + b'": *' + value
-        names += found
-        at = match.end()
-    return Layout(re.compile(told), tuple(names)) if {"iteration", "total", "loss"} <= set(names) else None
+            names.append(_COLUMNS[match[1]])
+            value = b'"?' + NUMBER + b'"?'
+        told.append(b'"' + match[1] + b'": *' + value)
+    pattern = b"\\{" + b", *".join(told)
+    return Layout(re.compile(pattern), tuple(names)) if {"iteration", "total", "loss"} <= set(names) else None

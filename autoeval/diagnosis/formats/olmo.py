@@ -12,7 +12,7 @@ from autoeval.diagnosis.readings import Facts, Readings, Validation, number, pri
 
 _LINE = re.compile(
     rb"\[step=(?P<step>\d+)(?:/(?P<total>\d+))?,epoch=(?P<epoch>\d+)"
-    rb"|^ +(?P<key>(?:train|optim|throughput|eval)/[^=\n]+)=(?P<value>[-+\d.,enaifNI]+) *$",
+    rb"|^ +(?P<key>(?:train|optim|throughput|eval)/[^=\n]+)=(?P<value>[-+\d.,eEnaifNI]+) *$",
     re.MULTILINE,
 )
 _KEYS = {
