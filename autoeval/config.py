@@ -116,6 +116,7 @@ class ModelSection(_Section):
     device: str = "auto"
     max_seq_len: int | None = Field(None, gt=1)
     batch_tokens: int | Literal["auto"] = "auto"
+    devices: Annotated[int, Field(gt=0)] | Literal["auto"] = Field("auto", description="how many may be used at once")
     keep_converted: int = Field(1, ge=0, description="converted models left on disk, those of the highest iterations")
     converted_disk_gb: float | None = Field(None, gt=0, description="10^9 bytes that they may take together")
     verify: Literal["never", "first", "always"] = Field("first", description="compare with Megatron's own logits")

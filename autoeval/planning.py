@@ -100,7 +100,7 @@ def evaluation_plan(
         tasks=tasks,
         expected=expected,
         tokenizer=_tokenizer(config),
-        model=ModelOptions(options.dtype, options.device, options.max_seq_len, options.batch_tokens),
+        model=ModelOptions(options.dtype, options.device, options.max_seq_len, options.batch_tokens, options.devices),
         conversion=_conversion(config),
         skip=skip,
     )

@@ -81,7 +81,7 @@ class HuggingFaceModel:
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)
         _refuse_appended_end(self.tokenizer)
-        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=_dtype(config, dtype, self.device), **safe)
+        model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype_of(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
         self.model: Any = with_fused_activations(model.to(self.device).eval())
@@ -150,7 +150,7 @@ def _device(name: str) -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _dtype(config: Any, name: str, device: torch.device) -> torch.dtype:
+def dtype_of(config: Any, name: str, device: torch.device) -> torch.dtype:
     if name != "auto":
         chosen = getattr(torch, name, None)
         if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:

@@ -29,19 +29,20 @@ class LoadedModel:
     def load(self, directory: Path, options: ModelOptions) -> Any:
         """The model of ``directory``: its weights in the module that is there, or a module of its own.
 
-        Raises what ``HuggingFaceModel`` raises; then nothing is loaded.
+        Raises what ``load_model`` raises; then nothing is loaded.
         """
         started = time.perf_counter()
         if self._may_be_renewed(options) and self._renew(directory):
             logger.info("weights put into the loaded model in %.2f s", time.perf_counter() - started)
             return self._model
         self.drop()
-        from autoeval.models.hf import HuggingFaceModel
         from autoeval.models.in_place import deciding_files
+        from autoeval.models.loading import load_model
 
         files = deciding_files(directory)
-        self._model = HuggingFaceModel(
+        self._model = load_model(
             directory,
+            devices=options.devices,
             dtype=options.dtype,
             device=options.device,
             max_seq_len=options.max_seq_len,
@@ -53,7 +54,9 @@ class LoadedModel:
 
     def receiver(self, options: ModelOptions) -> Incoming | None:
         """What takes a conversion's tensors on their way; ``None`` when there is no module for them."""
-        return Incoming(self) if self._may_be_renewed(options) else None
+        # Modules in other processes take their weights from the files.
+        here = self._may_be_renewed(options) and not hasattr(self._model, "renew")
+        return Incoming(self) if here else None
 
     def drop(self) -> None:
         """Free the memory."""
@@ -62,7 +65,8 @@ class LoadedModel:
         self._model, self._options, self._torn = None, None, False
 
     def _may_be_renewed(self, options: ModelOptions) -> bool:
-        return self._model is not None and self._options == options and not self._torn
+        alive = self._model is not None and getattr(self._model, "alive", True)
+        return alive and self._options == options and not self._torn
 
     def renewal(self) -> Renewal:
         """The means to give the module other weights."""
@@ -73,6 +77,11 @@ class LoadedModel:
     def _renew(self, directory: Path) -> bool:
         from autoeval.models.in_place import shapes_in
 
+        if hasattr(self._model, "renew"):
+            self._torn = True
+            renewed = bool(self._model.renew(directory))
+            self._torn = False
+            return renewed
         renewal = self.renewal()
         if not renewal.fits(directory, shapes_in(directory)):
             return False

@@ -13,16 +13,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from autoeval.models.peak import forget_peak, peak_bytes
+
 _COUNTED = ("prompt_tokens", "unique_tokens", "computed_tokens", "generated_tokens", "seconds")
-_STATUS = Path("/proc/self/status")
-_RESET = Path("/proc/self/clear_refs")  # writing 5 makes the present size the peak
 
 
 class Meter:
@@ -31,12 +29,12 @@ class Meter:
     def __init__(self, model: Any) -> None:
         self._model = model
         self._before = _counters(model)
-        _forget_peak(model)
+        forget_peak(model)
         self._started = time.perf_counter()
 
     def read(self) -> Measured:
         counted = {name: value - self._before.get(name, 0) for name, value in _counters(self._model).items()}
-        return Measured(counted, time.perf_counter() - self._started, _devices(self._model), _peak(self._model))
+        return Measured(counted, time.perf_counter() - self._started, _devices(self._model), peak_bytes(self._model))
 
 
 @dataclass(frozen=True)
@@ -68,30 +66,7 @@ def _counters(model: Any) -> dict[str, float]:
 
 
 def _devices(model: Any) -> int:
+    if (count := getattr(model, "device_count", None)) is not None:  # of several processes
+        return int(count)
     module = getattr(model, "model", None)
     return len({parameter.device for parameter in module.parameters()}) if module is not None else 1
-
-
-def _on_gpu(model: Any) -> bool:
-    return getattr(getattr(model, "device", None), "type", "cpu") == "cuda"
-
-
-def _forget_peak(model: Any) -> None:
-    if _on_gpu(model):
-        import torch
-
-        torch.cuda.reset_peak_memory_stats(model.device)
-        return
-    with contextlib.suppress(OSError):  # not Linux, or not allowed: then it is the peak since the process began
-        _RESET.write_text("5", encoding="ascii")
-
-
-def _peak(model: Any) -> float:
-    if _on_gpu(model):
-        import torch
-
-        return float(torch.cuda.max_memory_allocated(model.device))
-    with contextlib.suppress(OSError, StopIteration):
-        lines = _STATUS.read_text(encoding="ascii").splitlines()
-        return 1024.0 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
-    return 0.0

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from autoeval.datasets.names import class_name, look_up
 from autoeval.models.requests import LanguageModel
@@ -31,7 +31,16 @@ MODEL_TYPES = {
 _COMMON = {"type", "abbr", "path", "max_seq_len", "max_out_len", "min_out_len", "batch_size", "run_cfg"}
 _COMMON |= {"meta_template", "end_str", "stop_words", "generation_kwargs", "pred_postprocessor"}
 _HF = {"tokenizer_path", "tokenizer_kwargs", "model_kwargs", "peft_path", "pad_token_id", "batch_padding"}
-_HF |= {"dtype", "device", "batch_tokens", "storage_options", "extract_pred_after_decode", "tokenizer_only", "mode"}
+_HF |= {
+    "dtype",
+    "device",
+    "devices",
+    "batch_tokens",
+    "storage_options",
+    "extract_pred_after_decode",
+    "tokenizer_only",
+    "mode",
+}
 _KEYS = {
     BASE: _COMMON | _HF,
     CHAT: _COMMON | _HF,
@@ -70,10 +79,10 @@ def check_model(model: Any, where: str) -> None:
         _refuse_unknown(model.get("model_kwargs") or {}, _MODEL_KWARGS, "key of model_kwargs")
         _refuse_unknown(model.get("tokenizer_kwargs") or {}, _TOKENIZER_KWARGS, "key of tokenizer_kwargs")
         _refuse_unknown(model.get("generation_kwargs") or {}, _GENERATION_KWARGS, "key of generation_kwargs")
+        if not _is_count(devices := model.get("devices", "auto")):
+            raise ValueError(f"devices is {devices!r}, expected auto or a positive number")
         if kind == SERVER and not _base_url(model):
             raise ValueError("it lacks base_url (like http://127.0.0.1:8000/v1)")
-        if int((model.get("run_cfg") or {}).get("num_gpus", 1)) > 1:
-            raise ValueError("run_cfg asks for more than one GPU; this version computes a model on one")
     except ValueError as error:
         raise _of(model, where, error) from error
 
@@ -123,9 +132,9 @@ def build_model(model: Mapping[str, Any]) -> LanguageModel:
         "tokenizer_path": directory("tokenizer_path") if kind != META else None,
         "peft_path": directory("peft_path"),
     }
-    from autoeval.models.hf import HuggingFaceModel
+    from autoeval.models.loading import load_model
 
-    loaded = HuggingFaceModel(path, **options)
+    loaded = load_model(path, devices=_devices(model), **options)
     if model.get("batch_size") and not model.get("batch_tokens"):
         loaded.batch_tokens = int(model["batch_size"]) * loaded.max_seq_len
     return loaded
@@ -213,6 +222,22 @@ def _device(device_map: Any) -> str:
     if isinstance(device_map, str) or device_map is None:
         return device_map or "auto"
     raise ValueError(f"device_map {device_map!r}: expected auto, cpu or a device like cuda:0")
+
+
+def _is_count(devices: Any) -> bool:
+    return devices == "auto" or (isinstance(devices, int) and not isinstance(devices, bool) and devices > 0)
+
+
+def _devices(model: Mapping[str, Any]) -> int | str:
+    """``devices``; else as many of the GPUs here as the task asked its runner for, which may be fewer or none."""
+    if model.get("devices"):
+        return cast("int | str", model["devices"])
+    asked = int((model.get("run_cfg") or {}).get("num_gpus", 1))
+    if asked <= 1:
+        return 1
+    import torch
+
+    return max(1, min(asked, torch.cuda.device_count()))
 
 
 def _refuse_unknown(options: Mapping[str, Any], known: set[str], what: str) -> None:

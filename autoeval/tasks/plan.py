@@ -27,6 +27,7 @@ class ModelOptions:
     device: str = "auto"
     max_seq_len: int | None = None
     batch_tokens: int | str = "auto"
+    devices: int | str = "auto"
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ def test_running_generated_code_is_allowed_before_anything_is_computed(here: Wor
         ),
         ("models = [dict(type='OpenAI', path='x')]\ndatasets = [{}]", "it lacks base_url"),
         (
-            "models = [dict(type='HuggingFace', path='gpt2', run_cfg=dict(num_gpus=2))]\ndatasets = [{}]",
-            "more than one GPU",
+            "models = [dict(type='HuggingFace', path='gpt2', devices=0)]\ndatasets = [{}]",
+            "devices is 0, expected auto or a positive number",
         ),
         ("models = [dict(type='HuggingFace', path='gpt2')]\ndatasets = [dict(abbr='x')]", "dataset 'x' lacks type"),
         ("models = 2 * [dict(type='HuggingFace', path='gpt2')]\ndatasets = [{}]", "dataset '.*' lacks"),
