@@ -180,7 +180,8 @@ class State:
         """The newest tokens of the growing texts: on their slots, then joined with what their stems give."""
         first = start = sum(part.length for part in self.parts)
         totals = []
-        for room, lengths in self.growing:
+        for room, given in self.growing:
+            lengths = given.to(query.device)  # of the layer: a model may lie on several devices
             here, start = slice(start, start + len(lengths)), start + len(lengths)
             query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
             for kept, new in zip(layer.slots[room], (key_, value_), strict=True):
@@ -196,7 +197,8 @@ class State:
         if not self.stemmed:
             return
         log_total = torch.cat(totals)  # [texts, heads]
-        for stem, texts in self.stemmed:
+        for stem, given in self.stemmed:
+            texts = given.to(query.device)
             here_ = texts + first
             seen, above = _attention_and_total(query[:, :, here_], *layer.stems[stem], None, scaling, softcap)
             share = torch.sigmoid(above[0].T - log_total[texts])[:, :, None].to(output.dtype)
@@ -204,13 +206,13 @@ class State:
 
     def _grown(self, room: int, lengths: torch.Tensor, window: int | None) -> torch.Tensor:
         """What the newest token of each text sees: [texts, 1, 1, longest]."""
-        mask = self._masks.get((room, window))
+        mask = self._masks.get((room, window, lengths.device))
         if mask is None:
             places = torch.arange(int(lengths.max()) + 1, device=lengths.device)[None]
             mask = places <= lengths[:, None]
             if window is not None:
                 mask &= places > lengths[:, None] - window
-            mask = self._masks[room, window] = mask[:, None, None]
+            mask = self._masks[room, window, lengths.device] = mask[:, None, None]
         return mask
 
     def _layer(self, module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None) -> _Layer:
@@ -235,13 +237,13 @@ class State:
             window = None
         if window is None and (length == 1 or (above == 0 and groups == 1)):
             return None
-        mask = self._masks.get((-1 - number, window))
+        mask = self._masks.get((-1 - number, window, device))
         if mask is None:
             shape = (length, above + length)
             mask = torch.ones(shape, dtype=torch.bool, device=device).tril(above)
             if window is not None:
                 mask = mask.triu(above - window + 1)
-            mask = self._masks[-1 - number, window] = mask.repeat(groups, 1)
+            mask = self._masks[-1 - number, window, device] = mask.repeat(groups, 1)
         return mask
 
 

@@ -184,7 +184,7 @@ class _Batch:
             if row.has_rules:
                 logits = self.network.logits(hidden[number : number + 1])[0]
                 chosen[number] = pick(logits, row)
-                logprobs[number] = logits[chosen[number]] - summary.log_total[number]
+                logprobs[number] = float(logits[int(chosen[number])]) - summary.log_total[number]
         found = logprobs.tolist()
         refuse_nan(found)  # also when the token ends the text and would leave no trace
         count(self.model.cost, logit_positions=len(hidden))

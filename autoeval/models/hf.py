@@ -14,7 +14,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,9 @@ class HuggingFaceModel:
     ``device``: ``auto`` is the first GPU if there is one. ``max_seq_len``: tokens the model may see at once, at most
     what its configuration says (``None``: just that). ``batch_tokens``: tokens of one forward pass, or ``auto``.
     ``tokenizer_path``: where the tokenizer is, when it is not beside the weights. ``peft_path``: an adapter that is
-    merged into the weights. A ``path`` that holds an adapter and no whole model stands for the model that the adapter
+    merged into the weights. ``device_map``, ``max_memory``, ``offload_folder``: accelerate's, for a model whose layers
+    are to lie on several devices (``auto`` by what is free; a map from module names to devices, ``cpu`` or ``disk``);
+    ``device`` is then the one of the embedding. A ``path`` that holds an adapter and no whole model stands for the model that the adapter
     names, with the adapter merged in.
 
     Raises ``ValueError`` for options that the checkpoint cannot satisfy and ``OSError`` when it cannot be read.
@@ -64,6 +66,9 @@ class HuggingFaceModel:
         batch_tokens: int | str = "auto",
         tokenizer_path: Path | str | None = None,
         peft_path: Path | str | None = None,
+        device_map: str | Mapping[str, Any] | None = None,
+        max_memory: Mapping[int | str, Any] | None = None,
+        offload_folder: Path | str | None = None,
     ) -> None:
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -75,19 +80,23 @@ class HuggingFaceModel:
             directory, peft_path = base_of(directory), directory
             if tokenizer_path is None and (self.path / "tokenizer_config.json").is_file():
                 tokenizer_path = self.path  # with the chat template that it was trained with
-        safe = {"local_files_only": True, "trust_remote_code": False}
+        safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(directory, **safe)
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)
         _refuse_appended_end(self.tokenizer)
+        if device_map is not None:
+            laid = {"device_map": device_map, "max_memory": max_memory, "offload_folder": offload_folder}
+            safe |= {name: value for name, value in laid.items() if value is not None}
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype_of(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
-        self.model: Any = with_fused_activations(model.to(self.device).eval())
+        self.model: Any = with_fused_activations((model if device_map is not None else model.to(self.device)).eval())
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
         self._network = Network(self.model)
+        self.device = self._network.device
         self.stop_ids = _end_of_text(self.model, self.tokenizer)
 
     @property

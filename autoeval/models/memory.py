@@ -48,7 +48,7 @@ def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, l
 
 def tokens_within(network: Network, asked: int, longest: int) -> int:
     """At most ``asked`` tokens a pass, halved until what is predicted is free."""
-    limit = free_bytes(network.device)
+    limit = min(map(free_bytes, network.devices))
     while asked > 1 and pass_bytes(network, asked, longest) > limit:
         asked //= 2
     return asked
@@ -59,7 +59,7 @@ def slots_within(network: Network, rooms: Mapping[int, int], most: int, stems: S
 
     ``stems``: lengths of the stems; no more of them are kept at once than texts grow.
     """
-    limit = free_bytes(network.device) // 2
+    limit = min(map(free_bytes, network.devices)) // 2
     longest = sorted(stems, reverse=True)
 
     def tokens(texts: int) -> int:

@@ -48,7 +48,8 @@ class Network:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self.device = next(model.parameters()).device
+        self.devices = _devices_of(model)
+        self.device = self.devices[0]  # where tokens go in, and hidden states come out
         self.vocab_size = int(model.get_output_embeddings().weight.shape[0])
         self.projection = model.get_output_embeddings()
         self.finish: Callable[[torch.Tensor], torch.Tensor] = _as_it_is
@@ -77,14 +78,14 @@ class Network:
         No mask is needed: a causal model never looks to the right, and positions count from the left.
         """
         if not self.split:
-            return self.model(input_ids=input_ids, use_cache=False).logits
-        return self._decoder(input_ids=input_ids, use_cache=False).last_hidden_state
+            return self.model(input_ids=input_ids, use_cache=False).logits.to(self.device)
+        return self._decoder(input_ids=input_ids, use_cache=False).last_hidden_state.to(self.device)
 
     def walk(self, input_ids: torch.Tensor, positions: torch.Tensor, state: State) -> torch.Tensor:
         """One pass over a trie: ``input_ids`` and ``positions`` [tokens], as ``state`` has been told -> [tokens, d]."""
         with attending(self._configs, state):
             output = self._decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-        return output.last_hidden_state[0]
+        return output.last_hidden_state[0].to(self.device)
 
     def step(
         self, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
@@ -97,11 +98,17 @@ class Network:
         part = self._decoder if self.split else self.model
         output = part(input_ids=input_ids, attention_mask=mask, past_key_values=cache, use_cache=True, **extra)
         last = output.last_hidden_state[:, -1] if self.split else output.logits[:, -1]
-        return self.logits(last), output.past_key_values
+        return self.logits(last.to(self.device)), output.past_key_values
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """``hidden`` [rows, d] as ``hidden()`` gave it -> raw logits [rows, vocabulary] in fp32."""
-        return (self.finish(self.projection(hidden)) if self.split else hidden).float()
+        return (self.finish(self.projection(self.to_head(hidden))) if self.split else hidden).float().to(self.device)
+
+    def to_head(self, values: torch.Tensor) -> torch.Tensor:
+        """``values`` on the device of the output projection; where its weights are elsewhere until it is called, accelerate
+        moves what it is given."""
+        weight = getattr(self.projection, "weight", None)
+        return values if weight is None or weight.device.type == "meta" else values.to(weight.device)
 
     def rows_at_once(self) -> int:
         """Rows whose logits are held together."""
@@ -118,13 +125,13 @@ class Network:
     def _parts_make_the_whole(self) -> bool:
         probe = torch.arange(min(8, self.vocab_size), device=self.device)[None]
         whole = self.model(input_ids=probe, use_cache=False).logits.float()
-        hidden = self._decoder(input_ids=probe, use_cache=False).last_hidden_state
+        hidden = self.to_head(self._decoder(input_ids=probe, use_cache=False).last_hidden_state)
         if hidden.shape[-1] != getattr(self.projection, "in_features", hidden.shape[-1]):
             return False
         projected = self.projection(hidden)
         for finish in _finishes(self.model.config.get_text_config()):
             self.finish = finish
-            parts = finish(projected).float()
+            parts = finish(projected).float().to(whole.device)
             if parts.shape == whole.shape and torch.allclose(parts, whole, rtol=1e-4, atol=1e-4):
                 return True
         return False
@@ -162,6 +169,20 @@ class Network:
             if not torch.allclose(walked[here].float(), plain, rtol=0, atol=exact * scale):
                 return "a small trie gave other hidden states than plain rows"
         return None
+
+
+def _devices_of(model: Any) -> list[torch.device]:
+    """Where ``model`` computes, the embedding's device first. Layers that wait on the CPU or a disk are moved to a GPU
+    to compute, where there is one (accelerate)."""
+    laid = getattr(model, "hf_device_map", None)
+    if laid is None:
+        return [next(model.parameters()).device]
+    hook = getattr(model.get_input_embeddings(), "_hf_hook", None)
+    hooks = [hook, *(getattr(module, "_hf_hook", None) for module in model.modules())]
+    named = [getattr(one, "execution_device", None) for one in hooks]
+    placed = [parameter.device for parameter in model.parameters() if parameter.device.type != "meta"]
+    found = [torch.device(one) for one in named if one is not None] or placed
+    return list(dict.fromkeys(found))
 
 
 def _as_it_is(logits: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,7 @@ def log_probabilities(
 
     Both [n], in fp32 and bool.
     """
+    hidden, rows, targets = (network.to_head(one) for one in (hidden, rows, targets))
     logprobs = torch.empty(len(rows), dtype=torch.float32, device=hidden.device)
     greedy = torch.empty(len(rows), dtype=torch.bool, device=hidden.device)
     most = ROWS.get(hidden.device.type, ROWS["cpu"])
@@ -50,6 +51,7 @@ def summarize(
     network: Network, hidden: torch.Tensor, rows: torch.Tensor, targets: torch.Tensor
 ) -> tuple[Summary, torch.Tensor]:
     """``hidden`` [r, d] -> its summary, and the logits of ``targets`` [n] after ``hidden[rows]`` [n]."""
+    hidden, rows, targets = (network.to_head(one) for one in (hidden, rows, targets))
     count, device = len(hidden), hidden.device
     picked = torch.zeros(len(targets), dtype=torch.float32, device=device)
     best = torch.zeros(count, dtype=torch.long, device=device)
@@ -71,9 +73,10 @@ def summarize(
 def _tiles(network: Network, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
     """(first word, logits [rows, words] in fp32 that may be written over), over the vocabulary."""
     layer = network.projection
-    if not network.split or type(layer) is not torch.nn.Linear:
+    if not network.split or type(layer) is not torch.nn.Linear or layer.weight.device.type == "meta":
         most = network.rows_at_once()
-        whole = [network.logits(hidden[start : start + most]) for start in range(0, len(hidden), most)]
+        pieces = (hidden[start : start + most] for start in range(0, len(hidden), most))
+        whole = [network.logits(piece).to(hidden.device) for piece in pieces]
         yield 0, torch.cat(whole) if len(whole) > 1 else whole[0].clone()
         return
     weight, bias = layer.weight, layer.bias

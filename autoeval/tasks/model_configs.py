@@ -49,7 +49,9 @@ _KEYS = {
     | {"base_url", "openai_api_base", "key", "api_key", "chat", "retry", "query_per_second", "max_workers"}
     | {"timeout_seconds", "tokenizer_path", "temperature", "tokenizer_kwargs"},
 }
-_MODEL_KWARGS = {"torch_dtype", "dtype", "device_map", "trust_remote_code", "low_cpu_mem_usage", "use_safetensors"}
+_PLACED = {"torch_dtype", "dtype", "device_map", "max_memory", "offload_folder"}
+_MODEL_KWARGS = _PLACED | {"trust_remote_code", "low_cpu_mem_usage", "use_safetensors"}
+_MAPS = {"balanced", "balanced_low_0", "sequential"}  # accelerate's, beside auto
 _TOKENIZER_KWARGS = {"padding_side", "truncation_side", "trust_remote_code", "use_fast", "padding", "truncation"}
 _GENERATION_KWARGS = {"do_sample", "temperature", "top_p", "top_k", "num_return_sequences"}
 _GENERATING = ("GenInferencer", "SCInferencer", "ChatInferencer")
@@ -122,11 +124,11 @@ def build_model(model: Mapping[str, Any]) -> LanguageModel:
 
         path = huggingface_copy(path, model)
     kwargs, window = model.get("model_kwargs") or {}, model.get("max_seq_len")
-    for key in sorted({*kwargs, *(model.get("tokenizer_kwargs") or {})} - {"torch_dtype", "dtype", "device_map"}):
+    for key in sorted({*kwargs, *(model.get("tokenizer_kwargs") or {})} - _PLACED):
         logger.info("%s has no effect: padding is exact here, and no code of a checkpoint is run", key)
     options: dict[str, Any] = {
         "dtype": _dtype(model.get("dtype") or kwargs.get("torch_dtype") or kwargs.get("dtype") or "auto"),
-        "device": model.get("device") or _device(kwargs.get("device_map", "auto")),
+        **_placement(model.get("device"), kwargs),
         "max_seq_len": window,
         "batch_tokens": model.get("batch_tokens") or "auto",
         "tokenizer_path": directory("tokenizer_path") if kind != META else None,
@@ -218,10 +220,24 @@ def _dtype(value: Any) -> str:
     return str(value).removeprefix("torch.")
 
 
-def _device(device_map: Any) -> str:
-    if isinstance(device_map, str) or device_map is None:
-        return device_map or "auto"
-    raise ValueError(f"device_map {device_map!r}: expected auto, cpu or a device like cuda:0")
+def _placement(device: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """``device_map``: ``auto``, alone or with ``device: auto``, lays a model over devices when it fits none, by free memory;
+    a map, or another name of accelerate's, always. The name of a device is that device.
+
+    Raises ``ValueError`` for anything else, and for a map beside a device.
+    """
+    given = kwargs.get("device_map")
+    if given is None or isinstance(given, str):
+        if given not in _MAPS:
+            return {"device": device or given or "auto"}
+    elif not isinstance(given, Mapping):
+        raise ValueError(
+            f"device_map {given!r}: expected auto, cpu, a device like cuda:0, or modules with their devices"
+        )
+    if device not in (None, "auto"):
+        raise ValueError(f"device {device} and a device_map are both given")
+    rest = {key: kwargs[key] for key in ("max_memory", "offload_folder") if kwargs.get(key) is not None}
+    return {"device_map": given, **rest}
 
 
 def _is_count(devices: Any) -> bool:
