@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from autoeval.openicl.inferencers import build_inferencer
-from autoeval.tasks.icl import IclTask, evaluate_records, infer_samples
+from autoeval.tasks.icl import IclTask, evaluate_records, infer_in_chunks
 from recorder.results import Score
 from recorder.statistics import Difference, paired_difference, score_interval, with_spread
 
@@ -86,8 +86,8 @@ def run_task(task: IclTask, model: Any, style: Any, *, deals: int = DEALS) -> Ou
 def ask(task: IclTask, model: Any, style: Any) -> list[dict[str, Any]]:
     """The records of all items, with progress in the log."""
     records: list[dict[str, Any]] = []
-    for at in range(0, len(task.samples), _CHUNK):
-        records += infer_samples(task, model, task.samples[at : at + _CHUNK], style=style)
+    for made in infer_in_chunks(task, model, task.samples, _CHUNK, style=style):
+        records += made
         logger.info("%s: %d of %d items", task.name, len(records), len(task.samples))
     return records
 

@@ -178,8 +178,12 @@ def _answer(network: Network, hidden: torch.Tensor, questions: _Questions, here:
 
 
 def on(network: Network, values: np.ndarray) -> torch.Tensor:
-    """``values`` on the model's device."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(network.device, non_blocking=True)
+    """``values`` on the model's device; to a GPU through pinned memory, so that nobody waits for the copy."""
+    tensor = torch.from_numpy(np.ascontiguousarray(values))
+    if network.device.type != "cuda":
+        return tensor.to(network.device)
+    # PyTorch's allocator keeps a pinned buffer until the copies from it are done.
+    return tensor.pin_memory().to(network.device, non_blocking=True)
 
 
 def halve(model: Any, tokens: int, error: torch.OutOfMemoryError) -> None:

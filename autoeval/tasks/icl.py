@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,29 @@ def infer_samples(
     ``style`` is how the model wants turns (``autoeval.openicl.styles.build_style`` of its ``meta_template``); without
     one they lie one under the other. A model that has ``generate_messages`` is asked with chat messages.
     """
+    chunks = infer_in_chunks(task, model, samples, max(1, len(samples)), style=style)
+    return [record for records in chunks for record in records]
+
+
+def infer_in_chunks(
+    task: IclTask, model: LanguageModel, samples: Sequence[Sample], size: int, *, style: Style | None = None
+) -> Iterator[list[dict[str, Any]]]:
+    """The records of ``samples``, ``size`` at a time, as ``infer_samples`` makes them.
+
+    The next chunk's prompts are made and tokenized in a thread while the model answers a chunk: tokenizers and devices
+    need no Python for most of their time. What cannot be asked is an error when its turn has come.
+    """
     prompting = task.prompting if style is None else dataclasses.replace(task.prompting, style=style)
-    return records_of(build_inferencer(task.infer_cfg["inferencer"]).ask(model, samples, prompting), model)
+    inferencer = build_inferencer(task.infer_cfg["inferencer"])
+    chunks = [samples[start : start + size] for start in range(0, len(samples), size)]
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenize") as pool:
+        coming = pool.submit(inferencer.ask, model, chunks[0], prompting) if chunks else None
+        for following in [*chunks[1:], None]:
+            if coming is None:
+                return
+            asked = coming.result()
+            coming = None if following is None else pool.submit(inferencer.ask, model, following, prompting)
+            yield records_of(asked, model)
 
 
 def evaluate_records(

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from autoeval.openicl.inferencers import build_inferencer
-from autoeval.tasks.icl import infer_samples
+from autoeval.tasks.icl import infer_in_chunks
 from autoeval.tasks.job_data import load_task
 from autoeval.tasks.model_configs import SERVER, build_model, kind_of, style_of, with_model_defaults
 from autoeval.tasks.names import dataset_abbr, model_abbr, output_path, pairs, task_name
@@ -138,9 +138,8 @@ class OpenICLInferTask(Task):
         style = style_of(model, self._model)
         generates = build_inferencer(task.infer_cfg["inferencer"]).kind == "text"
         chunk, saved = CHUNK_GENERATED if generates else CHUNK_RANKED, 0.0
-        while len(records) < len(expected):
+        for made in infer_in_chunks(task, self._model, task.samples[len(records) :], chunk, style=style):
             start = len(records)
-            made = infer_samples(task, self._model, task.samples[start : start + chunk], style=style)
             records += [{**record, "made_from": expected[start + i]} for i, record in enumerate(made)]
             logger.info("%s: %d of %d items", dataset["abbr"], len(records), len(expected))
             if len(records) < len(expected) and time.monotonic() - saved > SAVE_SECONDS:
