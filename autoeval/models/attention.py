@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from autoeval.models.packed import Packed
 from autoeval.models.stems import Stem
 
 NAME = "autoeval_path"
@@ -78,15 +79,17 @@ class _Layer:
     slots: dict[int, _Pair]
     stems: dict[int, _Pair] = field(default_factory=dict)
 
-    def keep(self, slot: Slot, end: int) -> None:
-        """The path of ``end`` tokens goes to ``slot``, and its stem is kept if this is its first text."""
+    def keep(self, slot: Slot, end: int, whole: _Pair | None = None) -> None:
+        """The path of ``end`` tokens (or ``whole``, another one) goes to ``slot``, and its stem is kept if this is its
+        first text."""
+        pair = self.path if whole is None else whole
         above = 0
         if slot.stem is not None:
             above = slot.stem.length
             if slot.stem.number not in self.stems:
-                keys, values = (path[:, :, :above].clone() for path in self.path)
+                keys, values = (path[:, :, :above].clone() for path in pair)
                 self.stems[slot.stem.number] = keys, values
-        for kept, path in zip(self.slots[slot.room], self.path, strict=True):
+        for kept, path in zip(self.slots[slot.room], pair, strict=True):
             kept[slot.number, :, : end - above] = path[0, :, above:end]
 
 
@@ -95,17 +98,19 @@ class State:
     """Keys and values of all layers, and what the current pass consists of.
 
     ``capacity``: tokens of the longest path. ``slots``: how many texts of at most so many tokens grow at once, by that
-    room (empty where only scores are asked).
+    room (empty where only scores are asked). ``packed``: all parts in one call (``packed.py``) instead of one each.
     """
 
     capacity: int
     slots: dict[int, int] = field(default_factory=dict)
+    packed: bool = False
     layers: dict[int, _Layer] = field(default_factory=dict)
     windows: list[int | None] = field(default_factory=list)  # of the layers, in the order of their first call
     parts: Sequence[Part] = ()
     growing: Sequence[tuple[int, torch.Tensor]] = ()
     stemmed: Sequence[tuple[int, torch.Tensor]] = ()
     _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+    _plan: Packed | None = None
 
     def begin(
         self,
@@ -120,6 +125,10 @@ class State:
         """
         self.parts, self.growing, self.stemmed = parts, growing, stemmed
         self._masks = {}
+        self._plan = None
+        if self.packed and parts:
+            ends = frozenset(number for number, part in enumerate(parts) if part.slots)
+            self._plan = Packed([(part.start, part.depth, part.length) for part in parts], ends)
 
     def drop(self, stem: int) -> None:
         """No text will ask for ``stem`` any more."""
@@ -150,7 +159,11 @@ class State:
         """``query`` [1, heads, tokens, d], ``key`` and ``value`` [1, key heads, tokens, d] -> [1, tokens, heads, d]."""
         layer = self._layer(module, key, value, window)
         output = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
-        for number, part in enumerate(self.parts):
+        if self._plan is not None:
+            new = (one[:, :, : self._plan.tokens] for one in (query, key, value))
+            seen = self._attend_packed(self._plan, layer, *new, scaling, window, softcap)
+            output[:, : self._plan.tokens] = seen.transpose(1, 2)
+        for number, part in enumerate(self.parts if self._plan is None else ()):
             here, end = slice(part.start, part.start + part.length), part.depth + part.length
             for path, new in zip(layer.path, (key, value), strict=True):
                 path[:, :, part.depth : end] = new[:, :, here]
@@ -165,6 +178,34 @@ class State:
         if self.growing:
             self._attend_growing(layer, query, key, value, output, scaling, window, softcap)
         return output
+
+    def _attend_packed(
+        self,
+        plan: Packed,
+        layer: _Layer,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        scaling: float | None,
+        window: int | None,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """All parts at once, then what they leave: slots, and the path."""
+        keys, values = (
+            torch.cat([path[:, :, : plan.old], new], dim=2) for path, new in zip(layer.path, (key, value), strict=True)
+        )
+        seen = plan.attend(query, keys, values, window, scaling, softcap)
+        for number, part in enumerate(self.parts):
+            if part.slots:
+                there = torch.from_numpy(plan.paths[number]).to(keys.device)
+                whole = keys[:, :, there], values[:, :, there]
+                for slot in part.slots:
+                    layer.keep(slot, part.depth + part.length, whole)
+        low = int((plan.final < plan.old).sum())  # above it the path is as it was
+        there = torch.from_numpy(plan.final[low:]).to(keys.device)
+        for path, both in zip(layer.path, (keys, values), strict=True):
+            path[:, :, low : len(plan.final)] = both[:, :, there]
+        return seen
 
     def _attend_growing(
         self,

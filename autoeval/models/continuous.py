@@ -95,7 +95,8 @@ class _Batch:
         self.slots = slots_within(network, rooms, most, [stem.length for stem in set(stems) if stem is not None])
         self.members = [same[: self.slots] for same in members]
         self.users = Counter(text.stem for same in self.members for text in same if text.grows and text.stem)
-        self.state = State(self.walk.longest, {room: min(many, self.slots) for room, many in rooms.items()})
+        sizes = {room: min(many, self.slots) for room, many in rooms.items()}
+        self.state = State(self.walk.longest, sizes, packed=network.packed)
         self.active: dict[int, list[_Text]] = {room: [] for room in sorted(rooms)}
         self.budget = tokens_within(network, model.batch_tokens, self.walk.longest)
         self.done = 0  # tokens of the walk

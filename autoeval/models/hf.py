@@ -43,7 +43,7 @@ BATCH_TOKENS = {"cpu": 1024, "cuda": 32768}
 class HuggingFaceModel:
     """``LanguageModel`` over ``AutoModelForCausalLM``.
 
-    ``dtype``: ``auto`` is the checkpoint's own, except that on a CPU half precision is computed in fp32 (right numbers
+    ``dtype``: ``auto`` is the checkpoint's own (where it does not say, bf16 on a GPU), except that on a CPU half precision is computed in fp32 (right numbers
     before fast ones: bf16 changes a few decisions in a hundred); else ``float32``, ``bfloat16``, ``float16``.
     ``device``: ``auto`` is the first GPU if there is one. ``max_seq_len``: tokens the model may see at once, at most
     what its configuration says (``None``: just that). ``batch_tokens``: tokens of one forward pass, or ``auto``.
@@ -165,7 +165,7 @@ def dtype_of(config: Any, name: str, device: torch.device) -> torch.dtype:
         if not isinstance(chosen, torch.dtype) or not chosen.is_floating_point:
             raise ValueError(f"dtype {name!r}: expected auto, float32, bfloat16 or float16")
         return chosen
-    stored = getattr(config, "dtype", None) or torch.float32
+    stored = getattr(config, "dtype", None) or (torch.bfloat16 if device.type == "cuda" else torch.float32)
     if isinstance(stored, str):
         stored = getattr(torch, stored)
     return torch.float32 if device.type == "cpu" else stored

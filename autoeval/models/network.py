@@ -66,7 +66,10 @@ class Network:
         self.switches_rope = _switches_rope(model.config)
         self.shape = shape_of(model.config.get_text_config(), self.model.dtype.itemsize)
         self.windows: tuple[int | None, ...] = ()  # how far its layers look back, where it walks
+        self.packed = False
         why = self._why_not_shared()
+        if why is None and self.device.type == "cuda":
+            self._try_packed()
         self.shares = why is None
         if why is not None:
             name = type(model).__name__
@@ -136,6 +139,17 @@ class Network:
                 return True
         return False
 
+    def _try_packed(self) -> None:
+        """All segments of a pass in one call of attention, where that gives what plain rows give."""
+        self.packed = True
+        try:
+            why = self._why_not_shared()
+        except Exception as error:  # of a compiler: whatever it is, there is another way
+            why = f"{type(error).__name__}: {error}"
+        if why is not None:
+            self.packed = False
+            logger.warning("%s: one call of attention a segment: %s", type(self.model).__name__, why)
+
     @torch.inference_mode()
     def _why_not_shared(self) -> str | None:
         """Why this model cannot walk a trie, from its configuration and from a small trie that it walks; else none."""
@@ -147,7 +161,7 @@ class Network:
             return "its rotary embedding depends on the length of the whole text (longrope)"
         size = self.vocab_size
         rows = [[one % size for one in row] for row in ((3, 1, 4, 1, 5, 9, 2), (3, 1, 4, 1, 6, 5), (3, 1, 4, 2, 7))]
-        state = State(capacity=7)
+        state = State(capacity=7, packed=self.packed)
         state.begin([Part(0, 0, 7), Part(7, 4, 2), Part(9, 3, 2)])
         tokens = torch.tensor([*rows[0], *rows[1][4:], *rows[2][3:]], device=self.device)
         positions = torch.tensor([*range(7), 4, 5, 3, 4], device=self.device)

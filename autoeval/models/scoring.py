@@ -107,7 +107,7 @@ def _questions(walk: Walk, asked: Sequence[Sequence[_Asked]]) -> tuple[_Question
 
 
 def _score_walk(model: Any, network: Network, walk: Walk, questions: _Questions) -> None:
-    state = State(capacity=walk.longest)
+    state = State(capacity=walk.longest, packed=network.packed)
     done, lost = 0, False
     while done < walk.size:
         until = min(walk.size, done + tokens_within(network, model.batch_tokens, walk.longest))
