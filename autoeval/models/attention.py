@@ -160,9 +160,9 @@ class State:
         layer = self._layer(module, key, value, window)
         output = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
         if self._plan is not None:
-            new = (one[:, :, : self._plan.tokens] for one in (query, key, value))
-            seen = self._attend_packed(self._plan, layer, *new, scaling, window, softcap)
-            output[:, : self._plan.tokens] = seen.transpose(1, 2)
+            new, keys, values = (one[:, :, : self._plan.tokens] for one in (query, key, value))
+            packed = self._attend_packed(self._plan, layer, new, keys, values, (scaling, window, softcap))
+            output[:, : self._plan.tokens] = packed.transpose(1, 2)
         for number, part in enumerate(self.parts if self._plan is None else ()):
             here, end = slice(part.start, part.start + part.length), part.depth + part.length
             for path, new in zip(layer.path, (key, value), strict=True):
@@ -186,14 +186,13 @@ class State:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        scaling: float | None,
-        window: int | None,
-        softcap: float | None,
+        options: tuple[float | None, int | None, float | None],
     ) -> torch.Tensor:
         """All parts at once, then what they leave: slots, and the path."""
         keys, values = (
             torch.cat([path[:, :, : plan.old], new], dim=2) for path, new in zip(layer.path, (key, value), strict=True)
         )
+        scaling, window, softcap = options
         seen = plan.attend(query, keys, values, window, scaling, softcap)
         for number, part in enumerate(self.parts):
             if part.slots:

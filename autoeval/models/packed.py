@@ -125,4 +125,5 @@ def _flex(device: str) -> Callable[..., Any]:
     """Compiled where it is for speed; elsewhere it holds all scores at once, for tests."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True) if device == "cuda" else flex_attention
+    function: Any = flex_attention
+    return torch.compile(function, dynamic=True) if device == "cuda" else function
