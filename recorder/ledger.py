@@ -213,22 +213,26 @@ class Ledger:
             found.append(ScoreRow._make((*begin, names[metric], value, stderr, n, *end)))
         return found
 
-    def standing(self) -> Standing:
-        """What decides which scores stand on a leaderboard, without reading all of them."""
+    def standing(self, excluded: Sequence[str] = ()) -> Standing:
+        """What decides which scores stand on a leaderboard without ``excluded`` models, not reading all of them."""
+        drawn = f"c.superseded = 0 AND c.model NOT IN ({_marks(excluded)}) AND {_DRAWN}"
         with self._reading():
             counted = self._rows(
                 "SELECT c.model, c.iteration, COUNT(*) FROM checkpoint_rows c JOIN result_rows r "
-                f"ON r.checkpoint_id = c.id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY c.model, c.iteration"
+                f"ON r.checkpoint_id = c.id WHERE {drawn} GROUP BY c.model, c.iteration",
+                excluded,
             )
             unfit = self._rows(
                 "SELECT DISTINCT r.task, s.metric FROM score_rows s JOIN result_rows r ON r.id = s.result_id "
                 "JOIN checkpoint_rows c ON c.id = r.checkpoint_id WHERE (s.higher_is_better = 0 "
-                f"OR s.value NOT BETWEEN {-SHARE_ERROR} AND {1 + SHARE_ERROR}) AND c.superseded = 0 AND {_DRAWN}"
+                f"OR s.value NOT BETWEEN {-SHARE_ERROR} AND {1 + SHARE_ERROR}) AND {drawn}",
+                excluded,
             )
             versions = self._rows(
                 "SELECT r.task, r.task_version, MAX(r.recorded_at) FROM result_rows r JOIN checkpoint_rows c "
-                f"ON c.id = r.checkpoint_id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY r.task, r.task_version "
-                "ORDER BY 3, 2"
+                f"ON c.id = r.checkpoint_id WHERE {drawn} GROUP BY r.task, r.task_version "
+                "ORDER BY 3, 2",
+                excluded,
             )
         return Standing(
             {(model, iteration): count for model, iteration, count in counted},

@@ -49,7 +49,9 @@ class PublishedModel:
     def newest(self) -> Baseline:
         """What stands for the model on the leaderboard."""
         row = self.rows[-1]
-        return Baseline(self.name, row.tokens, dict(row.values), self.source, dict(row.stderrs))
+        return Baseline(
+            self.name, row.tokens, dict(row.values), self.source, dict(row.stderrs), dict(self.chance), self.lower
+        )
 
     def scores(self) -> list[ScoreRow]:
         """Its rows as scores, in the order of their files; of no version of ours."""
@@ -98,7 +100,7 @@ def levels(models: Iterable[PublishedModel]) -> list[Baseline]:
 
 def of_baseline(baseline: Baseline, iteration: int = 0) -> PublishedModel:
     row = PublishedRow(iteration, baseline.tokens, dict(baseline.values), dict(baseline.stderrs))
-    return PublishedModel(baseline.name, baseline.source, (row,))
+    return PublishedModel(baseline.name, baseline.source, (row,), dict(baseline.chance), baseline.lower)
 
 
 def remembered(ledger: Ledger) -> list[PublishedModel]:
