@@ -110,6 +110,16 @@ def test_a_log_that_was_rotated(tmp_path: Path, how: str) -> None:
     assert told.rewinds == [] and told.last == len(losses_of(told)) == (200 if how == "renamed" else 140)
 
 
+def test_seconds_and_milliseconds_an_iteration_are_the_same_log(tmp_path: Path) -> None:
+    """BigScience's fork of Megatron-DeepSpeed prints ``elapsed time per iteration (s)``."""
+    lines = megatron(falling(200))
+    other = [line.replace("iteration (ms): 1500.0", "iteration (s): 1.50") for line in lines]
+    assert other != lines
+    one, two = read(write(tmp_path / "ms.log", lines)), read(write(tmp_path / "s.log", other))
+    assert len(losses_of(two)) == 200 and losses_of(two) == losses_of(one)
+    assert two.curve.rate == pytest.approx(one.curve.rate) and one.curve.rate[0] == pytest.approx(288 / 1.5)
+
+
 def test_a_trainer_state_is_written_anew_each_time(tmp_path: Path) -> None:
     path, state = tmp_path / "trainer_state.json", tmp_path / "s.json"
     for steps in (10, 20):
@@ -132,6 +142,9 @@ def test_what_is_no_training_log(tmp_path: Path) -> None:
         read(empty)
     with pytest.raises(UnknownLogError, match="no line of a training log"):
         read(write(tmp_path / "other.log", ["hello", "{}", "\x00\xff" * 50]))
+    begun = write(tmp_path / "begun.log", [':::MLLOG {"key": "submission_benchmark", "value": "gpt3"}'])
+    with pytest.raises(UnknownLogError, match=r"begun\.log: a log of the kind mlperf, but without"):
+        read(begun)
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
