@@ -131,9 +131,19 @@ def test_a_trainer_state_is_written_anew_each_time(tmp_path: Path) -> None:
 
 def test_a_state_that_is_broken_or_of_another_log_is_begun_anew(tmp_path: Path) -> None:
     log, state = write(tmp_path / "t.log", megatron(falling(50))), tmp_path / "state.json"
-    for content in ("{", "[]", "{}", json.dumps({"version": 1, "path": "elsewhere"})):
+    for content in ('{"version": 1, "pos', '{"version": 1}', json.dumps({"version": 1, "path": "elsewhere"})):
         state.write_text(content)
         assert len(losses_of(follow(log, state))) == 50
+
+
+def test_a_file_that_is_no_state_is_not_overwritten(tmp_path: Path) -> None:
+    log = write(tmp_path / "t.log", megatron(falling(50)))
+    other = write(tmp_path / "train.jsonl", ['{"messages": []}'])
+    for file in (log, other):
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="is not a state"):
+            follow(log, file)
+        assert file.read_bytes() == before
 
 
 def test_what_is_no_training_log(tmp_path: Path) -> None:
