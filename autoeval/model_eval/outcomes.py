@@ -24,7 +24,7 @@ from recorder.statistics import Difference, paired_difference, score_interval, w
 logger = logging.getLogger(__name__)
 
 DEALS = 20  # random deals that chance is the mean of
-_CHUNK = 128  # items between two lines of progress
+CHUNK = 128  # items asked at once, and between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -86,8 +86,8 @@ def run_task(task: IclTask, model: Any, style: Any, *, deals: int = DEALS) -> Ou
 def ask(task: IclTask, model: Any, style: Any) -> list[dict[str, Any]]:
     """The records of all items, with progress in the log."""
     records: list[dict[str, Any]] = []
-    for at in range(0, len(task.samples), _CHUNK):
-        records += infer_samples(task, model, task.samples[at : at + _CHUNK], style=style)
+    for at in range(0, len(task.samples), CHUNK):
+        records += infer_samples(task, model, task.samples[at : at + CHUNK], style=style)
         logger.info("%s: %d of %d items", task.name, len(records), len(task.samples))
     return records
 
