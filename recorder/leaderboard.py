@@ -35,7 +35,8 @@ class LeaderboardRow:
     """``metrics`` and ``stderrs`` by ``<task>.<metric>``. ``score`` is ``None`` when no task is shared.
 
     ``averaged`` names the metrics in the score, the same for all rows that have one. ``tokens`` counts billions.
-    ``rank`` is 1 + the number of rows that are better beyond noise, so rows that cannot be told apart may share one.
+    ``rank`` is 1 + the number of rows that are better beyond noise, so rows that cannot be told apart may share one;
+    none where a model stands with all its iterations, for then it would be held against itself.
     """
 
     model: str
@@ -128,7 +129,7 @@ def leaderboard(
         [row for row in rows if not row.is_baseline and row.model in best]
     )
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0.0), row.model, row.iteration or 0))
-    return _ranked(rows)
+    return rows if which == "all" else _ranked(rows)
 
 
 Usable = Callable[[LeaderboardRow], set[str]]  # the metrics of a row that may enter the score
