@@ -132,6 +132,8 @@ def _of_rows(evaluation: Evaluation, rows: dict[int, _Row], source: str) -> Publ
             )
         )
     if not any(row.values for row in made):
+        if not evaluation.metrics:
+            raise SourceError(f"{source}: there is no number in it; expected tasks with metrics")
         wanted = ", ".join(evaluation.metrics)
         raise SourceError(f"{source}: no metric is like {wanted}; expected patterns of <task>.<metric>")
     return PublishedModel(evaluation.model_name, source, tuple(made), chance, tuple(sorted(lower)))

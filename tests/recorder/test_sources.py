@@ -141,6 +141,14 @@ def test_names_are_made_ours() -> None:
         ('{"results": {"piqa": 0.5}}', r"results\.piqa: expected a mapping"),
         ('{"results": {"piqa": {"acc": NaN}}}', r"results\.piqa\.acc: expected a finite number"),
         ('{"results": {"piqa": {"acc": [1, 2]}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected 1 numbers"),
+        ('{"results": {"piqa": {"acc": 1}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected 1 numbers"),
+        ('{"results": {"piqa": [1]}, "checkpoints": [1]}', r"results\.piqa: expected a mapping"),
+        ('{"results": {"piqa": {"acc": ["x"]}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected a finite number"),
+        ('{"results": {"piqa": {"acc": [1]}}, "checkpoints": ["a"]}', "checkpoints: expected a finite number"),
+        ('{"results": {"piqa": {"acc": [1]}}, "checkpoints": [1], "tokens": 5}', "tokens: expected 1 numbers"),
+        ('{"results": {"piqa": {"acc": 1}}, "config": "x"}', "config: expected a mapping"),
+        ('{"results": {"piqa": {"acc": 1}}, "n-samples": {"piqa": 3}}', r"n-samples\.piqa: expected a mapping"),
+        ('{"results": {}}', "there is no number in it"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, said: str) -> None:
