@@ -160,3 +160,5 @@ def test_a_gpu_that_is_not_here_is_said_and_the_cpu_taken(caplog: pytest.LogCapt
 
     assert device_of_gpu("cpu") == "cpu" and not caplog.records
     assert device_of_gpu("99") == "cpu" and "gpu_id 99" in caplog.text
+    with pytest.raises(ValueError, match="gpu_id 'first': expected the number of a GPU, or cpu"):
+        device_of_gpu("first")
