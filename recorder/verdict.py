@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import main_metrics, metric_key
+from recorder.leaderboard import above_chance, levels_of_chance, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
 from recorder.statistics import (
     Z95,
@@ -196,7 +196,7 @@ def compare(
                 TaskVerdict(key, after.value, before.value, difference, paired, 1.0, task in main, noise, old[1])
             )
     verdict = Verdict(new[0], new[1], old[1], None, tuple(tasks), "chosen", old[0], look)
-    return _corrected(verdict, {key: row.chance or 0.0 for (*_, key), row in scored.items()}, of_many)
+    return _corrected(verdict, levels_of_chance(chosen), of_many)
 
 
 def against_baseline(
@@ -216,7 +216,7 @@ def against_baseline(
             difference = difference if row.higher_is_better else difference.turned()
             tasks.append(TaskVerdict(key, row.value, value, difference, False, 1.0, key in main.values()))
     verdict = Verdict(new[0], new[1], None, None, tuple(tasks), "baseline", baseline.name, look)
-    return _corrected(verdict, {key: row.chance or 0.0 for key, row in scored.items()}, 1)
+    return _corrected(verdict, levels_of_chance(chosen, [baseline]), 1)
 
 
 def _of_scores(row: ScoreRow, old: float, old_stderr: float | None, old_n: int) -> Difference | None:
@@ -249,11 +249,11 @@ def _with_p(difference: Difference, p_value: float, of_many: int) -> Difference:
 def _best_of(rows: Sequence[ScoreRow], main: Mapping[str, str], new: int, earlier: Sequence[int]) -> int:
     """The earlier iteration with the highest mean over the main metrics of ``new``; the last of equals."""
     keys = {metric_key(row) for row in rows if row.iteration == new} & set(main.values())
+    chance = levels_of_chance(rows)
     points: dict[int, list[float]] = {one: [] for one in earlier}
     for row in rows:
         if row.iteration in points and metric_key(row) in keys:
-            chance = row.chance or 0.0
-            points[row.iteration].append((row.value - chance) / (1 - chance))
+            points[row.iteration].append(above_chance(row.value, chance.get(metric_key(row), 0.0)))
     whole = {one: sum(values) for one, values in points.items() if keys and len(values) == len(keys)}
     return max(whole, key=lambda one: (whole[one], one)) if whole else earlier[-1]
 
