@@ -162,7 +162,7 @@ def _details(scores: Sequence[Score], meaning: str) -> dict[str, Any]:
         "score": main.value,
         "stderr": with_spread(main.value, main.stderr, main.n),
         "n": main.n,
-        "confidence_interval_95": None if interval is None else list(interval),
+        "confidence_interval_95": None if interval is None else [min(1.0, max(0.0, bound)) for bound in interval],
         "metrics": {score.metric: {"value": score.value, "stderr": score.stderr} for score in scores},
         "meaning": meaning,
     }

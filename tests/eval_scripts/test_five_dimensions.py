@@ -149,7 +149,10 @@ def test_one_answer_to_everything_is_no_better_than_chance_whatever_its_accuracy
     always = answered(afqmc(tmp_path), ["0"] * 60)
     assert always.main.value == pytest.approx(2 / 3)  # well above a guess of 1/2
     assert always.chance == pytest.approx(2 / 3)
-    assert diagnose({"inference_ability": always})["weak_dimensions"] == ["inference_ability"]
+    assert always.above_chance is not None and always.above_chance.value == 0.0 and always.above_chance.p_value == 1.0
+    told = diagnose({"inference_ability": always}, lang="en")
+    assert told["weak_dimensions"] == ["inference_ability"]
+    assert "(p = 1;" in told["dimensions"]["inference_ability"]["reasons"][0]
 
 
 def test_answers_that_belong_to_their_questions_are_above_chance(tmp_path: Path) -> None:
