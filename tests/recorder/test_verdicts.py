@@ -250,3 +250,12 @@ def test_quantiles_equal_scipys() -> None:
         found is not None and found.p_value == pytest.approx(line.pvalue) and found.slope == pytest.approx(line.slope)
     )
     assert clopper_pearson_interval(3, 20) == pytest.approx(tuple(stats.binomtest(3, 20).proportion_ci(method="exact")))
+
+
+def test_the_best_of_many_was_lucky_in_items_too() -> None:
+    """Eight items lost and none gained since the best of six, of which the others say nothing: p x 9, not x 6."""
+    courses = {at: Outcomes({str(k): float(k < count) for k in range(40)}) for at, count in
+               ((1, 22), (2, 30), (3, 29), (4, 26), (5, 24), (6, 22))}  # fmt: skip
+    last = task_trajectories("gpt", "a.acc", courses).forgetting[-1]
+    assert (last.old, last.new, last.lost, last.gained) == (2, 6, 8, 0)
+    assert last.p_value == pytest.approx(0.5**8 * 9)
