@@ -71,10 +71,11 @@ def board_of(ledger: Ledger, models: Sequence[PublishedModel], choice: Choice) -
         most[model] = max(count, most.get(model, 0))
     whole = {model: at for (model, at), count in sorted(standing.results.items()) if count == most[model]}
     for model, at in choice.iterations:
-        if model in whole:  # a named iteration, or all of them for the best
-            whole[model] = min(whole[model], at) if isinstance(at, int) else whole[model] if at == "latest" else 0
+        if model in whole and at == "best":
+            whole[model] = 0
+    named = {model: at for model, at in choice.iterations if isinstance(at, int)}
     own = sorted(whole.keys() - set(choice.excluded))
-    scores = [*ledger.scores(models=own, since=whole), *courses(models)]
+    scores = [*ledger.scores(models=own, since=whole, named=named), *courses(models)]
     return build_board(scores, levels(models), choice, standing)
 
 

@@ -178,8 +178,10 @@ class Ledger:
         *,
         models: Sequence[str] | None = None,
         since: Mapping[str, int] | None = None,
+        named: Mapping[str, int] | None = None,
     ) -> list[ScoreRow]:
-        """Scores by model, iteration, task and metric; only of ``models`` if asked, from the iteration ``since`` on.
+        """Scores by model, iteration, task and metric; only of ``models`` if asked, from the iteration ``since`` on
+        (and the ``named`` one).
 
         By default only of current saves, and of each model's task only the version that was recorded last: scores of
         two versions don't belong on one curve.
@@ -187,8 +189,8 @@ class Ledger:
         conditions = [] if include_superseded else ["c.superseded = 0"]
         conditions += [] if all_versions else [_DRAWN_EVER if include_superseded else _DRAWN]
         conditions += [] if models is None else [f"c.model IN ({_marks(models)})"]
-        conditions += ["(c.model <> ? OR c.iteration >= ?)"] * len(since or {})
-        asked = (*(models or ()), *(part for pair in (since or {}).items() for part in pair))
+        conditions += ["(c.model <> ? OR c.iteration >= ? OR c.iteration = ?)"] * len(since or {})
+        asked = (*(models or ()), *(part for m, at in (since or {}).items() for part in (m, at, (named or {}).get(m))))
         # Joined and ordered as the indexes are: nothing has to be sorted. What is the same for all scores of a result
         # is read once for each result: of a large ledger most time would go into making those texts again.
         joined = "FROM checkpoint_rows c CROSS JOIN result_rows r ON r.checkpoint_id = c.id"

@@ -16,6 +16,7 @@ from recorder.results import CheckpointRef, Score, TaskResult
 from recorder.sources.measurement import SourceError, iteration_in
 from recorder.sources.reading import read_model
 from recorder.verdict import checkpoint_verdict
+from recorder.wandb_writer import main
 from recorder.writer_config import Evaluation, WriterConfigError, read_config
 
 WRITTEN = Path(__file__).with_name("written_elsewhere")
@@ -248,3 +249,13 @@ def test_wrong_answers_are_named_with_their_line(tmp_path: Path) -> None:
         path.write_text(text)
         with pytest.raises(SourceError, match=rf"algebra\.csv: {said}"):
             model_of(path, "predictions")
+
+
+def test_ctrl_c_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recorder.wandb_writer.read_model", interrupted)
+    config = tmp_path / "c.yaml"
+    config.write_text("project: p\nevals: [{source: lm_eval, model_name: x, path: y}]\n")
+    assert main(["--config", str(config)]) == 130 and "stopped" in capsys.readouterr().err
