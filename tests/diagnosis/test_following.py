@@ -178,7 +178,8 @@ def ledger(path: Path, right: dict[int, list[int]]) -> None:
 def test_items_that_were_forgotten(tmp_path: Path, lost: int, level: str) -> None:
     best = [1] * 300 + [0] * 100
     ledger(tmp_path / "ledger.sqlite", {1000: [0] * 400, 2000: best, 3000: [0] * lost + best[lost:]})
-    write(tmp_path / "t.log", megatron(falling(100)))
+    lines = [f"{{'loss': {loss:.4f}, 'epoch': {i / 50}}}" for i, loss in enumerate(falling(100), 1)]  # counts epochs
+    write(tmp_path / "t.log", lines)
     command = [
         sys.executable,
         HOME / "eval/diagnosis_monitoring.py",
@@ -193,6 +194,7 @@ def test_items_that_were_forgotten(tmp_path: Path, lost: int, level: str) -> Non
     assert data["current_risks"]["catastrophic_forgetting"] == level
     if level == "High":
         (evidence,) = data["evidence"]["catastrophic_forgetting"]
+        assert "the checkpoint of iteration 3000 lost 60 that the one of iteration 2000 had" in evidence["text"]
         assert evidence["rule"] == "item_flips" and evidence["range"] == [2000.0, 3000.0]
         assert (evidence["values"]["lost"], evidence["values"]["gained"]) == (60, 0)
 

@@ -86,9 +86,11 @@ class Megatron:
     def _take(self, known: dict[str, numpy.ndarray], readings: Readings) -> None:
         import numpy
 
-        seconds = known["seconds"] if "seconds" in known else known.get("milliseconds", numpy.nan) / 1000.0
-        with numpy.errstate(divide="ignore", invalid="ignore"):
-            known["rate"] = known.get("batch", 1.0) / seconds
+        if "milliseconds" in known:
+            known["seconds"] = known["milliseconds"] / 1000.0
+        if "seconds" in known:
+            with numpy.errstate(divide="ignore", invalid="ignore"):
+                known["rate"] = known.get("batch", 1.0) / known["seconds"]
         if "samples" in known and "tokens" not in known and self.sequence_length:
             known["tokens"] = known["samples"] * self.sequence_length
         readings.add_columns(known)
