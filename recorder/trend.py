@@ -172,11 +172,13 @@ def worth(
     mine = [row for row in scores if row.model == model and (up_to is None or row.iteration <= up_to)]
     if not mine:
         return None
+    main = main_metrics(mine, baselines)
+    mine = compared(mine, main)
+    if not mine:  # nothing but further metrics of tasks whose first one is not among these
+        return Worth(model, None, ())
     axis = _axis(mine)
     planned = ahead if ahead is not None else AHEAD * max(axis.x.values())
     outcomes = cache(lambda at: items(model, at))
-    main = main_metrics(mine, baselines)
-    mine = compared(mine, main)
     wanted = set(main.values()) | {metric_key(row) for row in mine if not row.higher_is_better and row.value > 0}
     courses: dict[str, list[ScoreRow]] = {key: [] for key in sorted(wanted)}
     for row in sorted(mine, key=lambda row: row.iteration):

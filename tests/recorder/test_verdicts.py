@@ -259,3 +259,11 @@ def test_the_best_of_many_was_lucky_in_items_too() -> None:
     last = task_trajectories("gpt", "a.acc", courses).forgetting[-1]
     assert (last.old, last.new, last.lost, last.gained) == (2, 6, 8, 0)
     assert last.p_value == pytest.approx(0.5**8 * 9)
+
+
+def test_a_further_metric_alone_has_no_outlook(ledger: Ledger) -> None:
+    for at in range(1, 8):
+        scores = (Score("acc", 0.1 * at, 0.01, 50), Score("ppl", 9.0 - at, 0.01, 50, higher_is_better=False))
+        ledger.ingest(TaskResult(CheckpointRef("gpt", at, "f", "/x", 1.0 * at), "a", "v", "icl", scores))
+    future = worth([row for row in ledger.scores() if row.metric == "ppl"], "gpt")
+    assert future is not None and (future.word, future.tasks) == ("too early", ())
