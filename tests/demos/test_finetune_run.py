@@ -122,3 +122,5 @@ def test_lora_checkpoints_are_scored_too(mnt: Path, tmp_path: Path, capfd: pytes
     assert sorted(scores(here, FINETUNE / "evaluator.yaml")) == [10, 20]
     assert finetune.main([*flags, "--output_path", str(tmp_path / "x"), "--lora_module_name", "gate_proj,w1"]) == 2
     assert "--lora_module_name: the model has no 'w1' (it has:" in capfd.readouterr().err
+    assert finetune.main([*flags, "--output_path", str(tmp_path / "x"), "--lr_scheduler_type", "sine"]) == 2
+    assert not (tmp_path / "x").exists()

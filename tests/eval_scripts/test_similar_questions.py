@@ -47,7 +47,9 @@ def record(question: str, intent: str, **more: object) -> dict:
 
 
 @pytest.mark.slow
-def test_mismatches_and_similar_intents_with_their_lines(tmp_path: Path, model: Path) -> None:
+def test_mismatches_and_similar_intents_with_their_lines(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "combine_data.json"
     rows = [
         record("where is my card", "lost_card"),
@@ -56,7 +58,7 @@ def test_mismatches_and_similar_intents_with_their_lines(tmp_path: Path, model: 
         record("what is the exchange rate", "rates"),
     ]
     data.write_text(json.dumps(rows))
-    status, answer, _ = run("--data_file_path", data.name, "--model_path", model, cwd=tmp_path)
+    status, answer, _ = run_here(capsys, "--data_file_path", data, "--model_path", model)
     assert status == 0 and answer["code"] == 0
     assert answer["data"] == {
         "mismatched_intents": [
