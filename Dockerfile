@@ -12,7 +12,7 @@ ENV PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false MNT=/app/mn
 WORKDIR /app
 
 # constraints.txt pins a torch without CUDA; the image has its own.
-COPY requirements.txt constraints.txt ./
+COPY constraints.txt ./
 RUN grep -vE '^(torch|torchvision|triton)[=@ ]' constraints.txt > /tmp/constraints.txt \
     && pip install --no-cache-dir -c /tmp/constraints.txt \
         transformers peft accelerate safetensors sentencepiece tokenizers sacrebleu jieba rouge-chinese rouge-score \

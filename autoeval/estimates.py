@@ -50,7 +50,8 @@ class ModelSize:
     """What of a model decides its cost. Widths in elements; ``item`` is bytes of one element.
 
     ``parameters`` counts tied ones once, ``multiplied`` those that a token's forward pass multiplies with, the output
-    projection apart (``projection``). ``attended``: width of all query heads together.
+    projection apart (``projection``). ``attended``: width of all query heads together. ``groups`` and ``capped`` are
+    those of ``autoeval.models.network.Shape``: queries of a key, heads under a soft cap.
     """
 
     parameters: int
@@ -64,6 +65,8 @@ class ModelSize:
     vocabulary: int
     item: int
     cache_bytes: int
+    groups: int = 1
+    capped: int = 0
 
     @property
     def weight_bytes(self) -> int:
@@ -145,6 +148,8 @@ def size_of(directory: Path, dtype: str = "auto") -> ModelSize:
         vocabulary=int(head.shape[0]),
         item=item,
         cache_bytes=shape.cache_bytes,
+        groups=shape.groups,
+        capped=shape.capped,
     )
 
 
@@ -156,7 +161,7 @@ def memory_bytes(size: ModelSize, work: Workload, device: str = "cpu") -> dict[s
 
     longest = math.ceil(work.prompt_tokens + work.generated_tokens)
     rows = min(work.items, work.rows)
-    shape = Shape(size.hidden, size.attention, size.widest, size.item, size.cache_bytes)
+    shape = Shape(size.hidden, size.attention, size.widest, size.item, size.cache_bytes, size.groups, size.capped)
     tokens = min(work.batch_tokens, math.ceil(work.items * work.prompt_tokens))
     parts = {
         "weights": size.weight_bytes,
@@ -261,11 +266,11 @@ def _fastest(work: Any, place: Any, times: int = 5) -> float:
     return min(once() for _ in range(times))
 
 
-def in_words(size: ModelSize, work: Workload, machine: Machine) -> str:
-    """Both estimates and both published formulas, for standard error before a run."""
+def in_words(size: ModelSize, work: Workload, machine: Machine, batch: int) -> str:
+    """Both estimates and both published formulas, that of memory for ``batch``; for standard error before a run."""
     memory, seconds = memory_bytes(size, work, machine.device), duration_seconds(size, work, machine)
     tokens = work.items * (work.prompt_tokens + work.generated_tokens)
-    published = memory_usage(size.parameters, work.rows, data_type_size=size.item)
+    published = memory_usage(size.parameters, batch, data_type_size=size.item)
     days = evaluation_duration(tokens, size.parameters, machine.flops)
     return (
         f"estimate: {size.parameters:,} parameters, {work.items} items of {work.prompt_tokens:.0f} + at most "

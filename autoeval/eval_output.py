@@ -12,7 +12,9 @@ import json
 import logging
 import math
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
@@ -56,7 +58,7 @@ def run_script(
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parser.parse_args(arguments)
-        with _stdout_to_stderr():
+        with _stdout_to_stderr(), _interrupts_kept():
             message, content = work(options)
         answer = {"code": 0, "msg": message, **(content if flat else {"data": content})}
     except ScriptError as error:
@@ -105,6 +107,32 @@ def _finite(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_finite(item) for item in value]
     return value
+
+
+@contextlib.contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """A Ctrl-C that a library swallowed, as imports of big ones do, still ends the work as an interruption."""
+    seen = False
+
+    def on_interrupt(_number: int, _frame: Any) -> None:
+        nonlocal seen
+        seen = True
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield
+    except Exception:
+        if seen:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if seen:
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -24,6 +24,8 @@ from recorder.board import Choice, board_of, build_board
 from recorder.leaderboard import write_leaderboard_csv
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef, Item, Score, TaskResult
+from recorder.trend import worth
+from recorder.verdict import checkpoint_verdict
 
 LIMITS = {"status": 1.0, "leaderboard": 1.0, "one checkpoint": 0.2}
 
@@ -111,11 +113,21 @@ def measure(ledger: Ledger, directory: Path, options: argparse.Namespace) -> dic
     def outcomes() -> None:
         assert ledger.outcomes("gpt", 1000)
 
+    scores = ledger.scores()
+
+    def verdict() -> None:
+        assert checkpoint_verdict(scores, "gpt", items=ledger.outcomes) is not None
+
+    def outlook() -> None:
+        assert worth(scores, "gpt", items=ledger.outcomes) is not None
+
     found = {
         "status": smallest(options.repeats, status),
         "leaderboard": smallest(options.repeats, leaderboard),
         "every score and its board": smallest(options.repeats, every_score),
         "outcomes of one checkpoint": smallest(options.repeats, outcomes),
+        "verdict on the newest": smallest(options.repeats, verdict),
+        "is it worth going on": smallest(options.repeats, outlook),
     }
     taken = []
     for _ in range(options.repeats):

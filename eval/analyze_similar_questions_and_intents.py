@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 from pathlib import Path
 
@@ -38,17 +39,16 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _cosine(text: str) -> float:
-    value = float(text)
-    if not -1.0 <= value <= 1.0:
-        raise argparse.ArgumentTypeError(f"expected a cosine between -1 and 1, found {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if -1.0 <= (value := float(text)) <= 1.0:
+            return value
+    raise argparse.ArgumentTypeError(f"expected a cosine between -1 and 1, found {text}")
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"expected a number of at least 1, found {text}")
-    return value
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, found {text}")
 
 
 def work(options: argparse.Namespace) -> Answer:

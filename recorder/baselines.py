@@ -26,13 +26,18 @@ STDERR = "_stderr"
 
 @dataclass(frozen=True)
 class Baseline:
-    """``values`` and ``stderrs`` by ``<task>.<metric>``; ``tokens`` in billions; ``source`` says where it stands."""
+    """``values`` and ``stderrs`` by ``<task>.<metric>``; ``tokens`` in billions; ``source`` says where it stands.
+
+    ``chance`` is what guessing gives, where it is known, and ``lower`` names the metrics that are better when lower.
+    """
 
     name: str
     tokens: float | None
     values: dict[str, float]
     source: str
     stderrs: dict[str, float] = field(default_factory=dict)
+    chance: dict[str, float] = field(default_factory=dict)
+    lower: tuple[str, ...] = ()
 
 
 class BaselinesError(ValueError):

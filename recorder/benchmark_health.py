@@ -12,6 +12,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import correlation
 from typing import Literal
 
 from recorder.baselines import Baseline
@@ -128,8 +129,14 @@ def _named(health: BenchmarkHealth, word: Signal, reasons: tuple[str, ...]) -> B
 
 def _spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
     """Spearman 1904 (American Journal of Psychology 15:72); ``None`` when either does not change."""
-    from scipy.stats import spearmanr
-
     if len(x) < 3 or len(set(x)) < 2 or len(set(y)) < 2:
         return None
-    return float(spearmanr(x, y).statistic)
+    return correlation(_ranks(x), _ranks(y))
+
+
+def _ranks(values: Sequence[float]) -> list[float]:
+    """Equal values share the mean of their places."""
+    places: dict[float, list[int]] = defaultdict(list)
+    for place, value in enumerate(sorted(values)):
+        places[value].append(place)
+    return [(places[value][0] + places[value][-1]) / 2 for value in values]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import LeaderboardRow, Scoring, Which, leaderboard, metric_columns, metric_key
+from recorder.leaderboard import LeaderboardRow, Scoring, Which, leaderboard, metric_columns, metric_key, of_one_version
 from recorder.ledger import Ledger, ScoreRow, Standing
 from recorder.published_models import PublishedModel, courses, levels
 
@@ -49,8 +49,10 @@ class Board:
 def build_board(
     scores: Sequence[ScoreRow], baselines: Sequence[Baseline], choice: Choice, standing: Standing | None = None
 ) -> Board:
+    """``standing`` is what the ledger knows, without the excluded models, of scores that are not among these."""
     wanted = set(choice.metrics)
-    scores = [r for r in scores if r.model not in choice.excluded and (not wanted or metric_key(r) in wanted)]
+    scores = of_one_version([r for r in scores if r.model not in choice.excluded], standing)
+    scores = [r for r in scores if metric_key(r) in wanted] if wanted else scores
     baselines = [_only(b, wanted) if wanted else b for b in baselines if b.name not in choice.excluded]
     rows = leaderboard(scores, baselines, chosen=dict(choice.iterations), scoring=choice.scoring, standing=standing)
     known = metric_columns(rows)
@@ -63,15 +65,17 @@ def board_of(ledger: Ledger, models: Sequence[PublishedModel], choice: Choice) -
 
     The same rows as ``build_board`` of all scores, columns of metrics that no shown row has aside.
     """
-    standing = ledger.standing()
+    standing = ledger.standing(choice.excluded)
     most: dict[str, int] = {}
     for (model, _), count in standing.results.items():
         most[model] = max(count, most.get(model, 0))
     whole = {model: at for (model, at), count in sorted(standing.results.items()) if count == most[model]}
     for model, at in choice.iterations:
-        if model in whole:  # a named iteration, or all of them for the best
-            whole[model] = min(whole[model], at) if isinstance(at, int) else whole[model] if at == "latest" else 0
-    scores = [*ledger.scores(since=whole), *courses(models)]
+        if model in whole and at == "best":
+            whole[model] = 0
+    named = {model: at for model, at in choice.iterations if isinstance(at, int)}
+    own = sorted(whole.keys() - set(choice.excluded))
+    scores = [*ledger.scores(models=own, since=whole, named=named), *courses(models)]
     return build_board(scores, levels(models), choice, standing)
 
 

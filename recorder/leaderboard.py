@@ -35,7 +35,8 @@ class LeaderboardRow:
     """``metrics`` and ``stderrs`` by ``<task>.<metric>``. ``score`` is ``None`` when no task is shared.
 
     ``averaged`` names the metrics in the score, the same for all rows that have one. ``tokens`` counts billions.
-    ``rank`` is 1 + the number of rows that are better beyond noise, so rows that cannot be told apart may share one.
+    ``rank`` is 1 + the number of rows that are better beyond noise, so rows that cannot be told apart may share one;
+    none where a model stands with all its iterations, for then it would be held against itself.
     """
 
     model: str
@@ -78,7 +79,7 @@ def main_metrics(
         if not row.higher_is_better or not -SHARE_ERROR <= row.value <= 1.0 + SHARE_ERROR:
             out.add(of)
     position = {(task, f"{task}.{metric}"): at for (task, metric), at in first.items()}
-    unfit = {*unfit, *(f"{task}.{metric}" for task, metric in out)}
+    unfit = {*unfit, *(f"{task}.{metric}" for task, metric in out), *(key for b in baselines for key in b.lower)}
     if not position:
         for baseline in baselines:
             for place, (key, value) in enumerate(baseline.values.items()):
@@ -109,7 +110,7 @@ def leaderboard(
     model; an iteration that lacks a shared task is left out (unless it was named), for half an evaluation is not
     compared with a whole one. ``standing`` is what the ledger knows of the scores that are not among these.
     """
-    scores = _of_one_version(scores, standing)
+    scores = of_one_version(scores, standing)
     main = _metrics_for(scoring, scores, baselines, standing.unfit if standing is not None else ())
     models = _rows_of_scores(scores)
     published = [
@@ -121,14 +122,14 @@ def leaderboard(
     wanted = {rows[0].model: (chosen or {}).get(rows[0].model, which) for rows in models}
     eligible = [_eligible(rows, wanted[rows[0].model], shared, usable) for rows in models]
     candidates = [*(row for of_model in eligible for row in of_model), *published]
-    scale = _scales(scoring, candidates, shared, scores)
+    scale = _scales(scoring, candidates, shared, scores, baselines)
     rows = [_scored(row, shared, scale, usable) for row in candidates]
     best = {model for model, choice in wanted.items() if choice == "best"}
     rows = [row for row in rows if row.is_baseline or row.model not in best] + _best_of_each(
         [row for row in rows if not row.is_baseline and row.model in best]
     )
     rows.sort(key=lambda row: (row.score is None, -(row.score or 0.0), row.model, row.iteration or 0))
-    return _ranked(rows)
+    return rows if which == "all" else _ranked(rows)
 
 
 Usable = Callable[[LeaderboardRow], set[str]]  # the metrics of a row that may enter the score
@@ -154,6 +155,10 @@ def _metrics_for(
     for row in scores:
         candidate = (row.position, metric_key(row))
         first[row.task] = min(first.get(row.task, candidate), candidate)
+    if not scores:
+        for key in (key for baseline in baselines for key in baseline.lower):
+            task = key.rpartition(".")[0]
+            first[task] = min(first.get(task, (0, key)), (0, key))
     return {main.get(task, key) for task, (_, key) in first.items()} | set(main.values())
 
 
@@ -171,14 +176,31 @@ def _usable_for(scoring: Scoring, rows: Sequence[LeaderboardRow]) -> Usable:
     return lambda row: row.metrics.keys() - doubtful
 
 
+def levels_of_chance(scores: Iterable[ScoreRow], baselines: Sequence[Baseline] = ()) -> dict[str, float]:
+    """What guessing gives, by ``<task>.<metric>``, where anybody knows; our own scores know best."""
+    found = {key: level for baseline in baselines for key, level in baseline.chance.items()}
+    found |= {metric_key(row): row.chance for row in scores if row.chance is not None}
+    return {key: level for key, level in found.items() if level < 1.0}
+
+
+def above_chance(value: float, chance: float) -> float:
+    """0 is guessing, 1 is perfect."""
+    return (value - chance) / (1.0 - chance)
+
+
 def _scales(
-    scoring: Scoring, rows: Sequence[LeaderboardRow], shared: Sequence[str], scores: Sequence[ScoreRow]
+    scoring: Scoring,
+    rows: Sequence[LeaderboardRow],
+    shared: Sequence[str],
+    scores: Sequence[ScoreRow],
+    baselines: Sequence[Baseline],
 ) -> dict[str, tuple[float, float]]:
     """By metric (what counts as 0, what counts as 1); with min-max none for a metric on which all are alike."""
     if scoring == "chance":
-        chance = {metric_key(row): row.chance for row in scores if row.chance is not None and row.chance < 1.0}
+        chance = levels_of_chance(scores, baselines)
         return {key: (chance.get(key, 0.0), 1.0) for key in shared}
     lower = {metric_key(row) for row in scores if not row.higher_is_better}
+    lower |= {key for baseline in baselines for key in baseline.lower}
     found = {}
     for key in shared:
         values = [row.metrics[key] for row in rows if key in row.metrics]
@@ -188,7 +210,7 @@ def _scales(
     return found
 
 
-def _of_one_version(scores: Sequence[ScoreRow], standing: Standing | None) -> list[ScoreRow]:
+def of_one_version(scores: Sequence[ScoreRow], standing: Standing | None) -> list[ScoreRow]:
     """Of each task only the version recorded last, over all models: two versions are two measurements."""
     if standing is not None:
         newest = dict(standing.versions)

@@ -178,8 +178,10 @@ class Ledger:
         *,
         models: Sequence[str] | None = None,
         since: Mapping[str, int] | None = None,
+        named: Mapping[str, int] | None = None,
     ) -> list[ScoreRow]:
-        """Scores by model, iteration, task and metric; only of ``models`` if asked, from the iteration ``since`` on.
+        """Scores by model, iteration, task and metric; only of ``models`` if asked, from the iteration ``since`` on
+        (and the ``named`` one).
 
         By default only of current saves, and of each model's task only the version that was recorded last: scores of
         two versions don't belong on one curve.
@@ -187,8 +189,8 @@ class Ledger:
         conditions = [] if include_superseded else ["c.superseded = 0"]
         conditions += [] if all_versions else [_DRAWN_EVER if include_superseded else _DRAWN]
         conditions += [] if models is None else [f"c.model IN ({_marks(models)})"]
-        conditions += ["(c.model <> ? OR c.iteration >= ?)"] * len(since or {})
-        asked = (*(models or ()), *(part for pair in (since or {}).items() for part in pair))
+        conditions += ["(c.model <> ? OR c.iteration >= ? OR c.iteration = ?)"] * len(since or {})
+        asked = (*(models or ()), *(part for m, at in (since or {}).items() for part in (m, at, (named or {}).get(m))))
         # Joined and ordered as the indexes are: nothing has to be sorted. What is the same for all scores of a result
         # is read once for each result: of a large ledger most time would go into making those texts again.
         joined = "FROM checkpoint_rows c CROSS JOIN result_rows r ON r.checkpoint_id = c.id"
@@ -213,22 +215,26 @@ class Ledger:
             found.append(ScoreRow._make((*begin, names[metric], value, stderr, n, *end)))
         return found
 
-    def standing(self) -> Standing:
-        """What decides which scores stand on a leaderboard, without reading all of them."""
+    def standing(self, excluded: Sequence[str] = ()) -> Standing:
+        """What decides which scores stand on a leaderboard without ``excluded`` models, not reading all of them."""
+        drawn = f"c.superseded = 0 AND c.model NOT IN ({_marks(excluded)}) AND {_DRAWN}"
         with self._reading():
             counted = self._rows(
                 "SELECT c.model, c.iteration, COUNT(*) FROM checkpoint_rows c JOIN result_rows r "
-                f"ON r.checkpoint_id = c.id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY c.model, c.iteration"
+                f"ON r.checkpoint_id = c.id WHERE {drawn} GROUP BY c.model, c.iteration",
+                excluded,
             )
             unfit = self._rows(
                 "SELECT DISTINCT r.task, s.metric FROM score_rows s JOIN result_rows r ON r.id = s.result_id "
                 "JOIN checkpoint_rows c ON c.id = r.checkpoint_id WHERE (s.higher_is_better = 0 "
-                f"OR s.value NOT BETWEEN {-SHARE_ERROR} AND {1 + SHARE_ERROR}) AND c.superseded = 0 AND {_DRAWN}"
+                f"OR s.value NOT BETWEEN {-SHARE_ERROR} AND {1 + SHARE_ERROR}) AND {drawn}",
+                excluded,
             )
             versions = self._rows(
                 "SELECT r.task, r.task_version, MAX(r.recorded_at) FROM result_rows r JOIN checkpoint_rows c "
-                f"ON c.id = r.checkpoint_id WHERE c.superseded = 0 AND {_DRAWN} GROUP BY r.task, r.task_version "
-                "ORDER BY 3, 2"
+                f"ON c.id = r.checkpoint_id WHERE {drawn} GROUP BY r.task, r.task_version "
+                "ORDER BY 3, 2",
+                excluded,
             )
         return Standing(
             {(model, iteration): count for model, iteration, count in counted},

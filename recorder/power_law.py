@@ -9,25 +9,30 @@ average that may be below 0.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 Scale = Literal["log accuracy", "error", "loss", "log loss"]
 
 EXPONENTS = tuple(0.05 * 1.18**k for k in range(24))  # 0.05 to 2.2, evenly in their logarithm
 WINDOW = 0.1  # of the training so far: what is earlier belongs to the warm-up, not to the law
+POINTS = 64  # that a law of three parameters is fitted to: of more checkpoints, neighbours are averaged
 LEAST = 1e-4  # an accuracy of 0 has no logarithm
 INTERVAL = (0.05, 0.95)
 
 
 @dataclass(frozen=True)
 class Course:
-    """``x`` ascending, ``values`` as reported; ``items`` one row of outcomes a checkpoint, empty when not kept."""
+    """``x`` ascending, ``values`` as reported; ``items`` the outcomes, in one order, by place in ``x``.
+
+    They are needed at the ``representatives`` only, and empty when they were not kept.
+    """
 
     x: tuple[float, ...]
     values: tuple[float, ...]
     scale: Scale
-    items: tuple[tuple[float, ...], ...] = ()
+    items: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -54,6 +59,12 @@ class Fits:
     def at(self, x: float) -> Any:
         """The values, one a draw."""
         return _back(self.floors + self.sizes * x**-self.exponents, self.scale)
+
+    def fitted(self, x: Sequence[float]) -> Any:
+        """The values of the first fit at several ``x``."""
+        import numpy
+
+        return _back(self.floors[0] + self.sizes[0] * numpy.array(x) ** -self.exponents[0], self.scale)
 
     def gain(self, now: float, ahead: float) -> tuple[float, float, float]:
         """(expected, low, high) of what the next ``ahead`` bring; up is good. Expected is the median of the draws."""
@@ -90,12 +101,24 @@ class Fits:
         """(x, fitted, low, high) from the first fitted x to ``last``."""
         import numpy
 
-        drawn = []
-        for x in numpy.geomspace(self.first, last, points):
-            values = self.at(float(x))
-            low, high = numpy.quantile(values, INTERVAL)
-            drawn.append((float(x), float(values[0]), float(low), float(high)))
-        return tuple(drawn)
+        x = numpy.geomspace(self.first, last, points)
+        drawn = _back(self.floors[:, None] + self.sizes[:, None] * x ** -self.exponents[:, None], self.scale)
+        rows = numpy.stack([x, drawn[0], *numpy.quantile(drawn, INTERVAL, axis=0)], axis=1)
+        return tuple((float(at), float(y), float(low), float(high)) for at, y, low, high in rows)
+
+
+def representatives(x: Sequence[float]) -> tuple[int, ...]:
+    """The places in ``x`` whose items stand for their neighbours' too: the last of each group."""
+    return tuple(group[-1] for group in _groups(x))
+
+
+def _groups(x: Sequence[float]) -> list[list[int]]:
+    """The places that the law is fitted to, in ``POINTS`` groups of neighbours (or one each where they are fewer)."""
+    keep = [place for place, one in enumerate(x) if one > 0 and one >= WINDOW * x[-1]]
+    if len(keep) < 4:
+        keep = [place for place, one in enumerate(x) if one > 0]
+    count = min(POINTS, len(keep))
+    return [keep[len(keep) * k // count : len(keep) * (k + 1) // count] for k in range(count)]
 
 
 def bootstrap(course: Course, draws: int = 400, seed: int = 0) -> Fits | None:
@@ -107,29 +130,34 @@ def bootstrap(course: Course, draws: int = 400, seed: int = 0) -> Fits | None:
     """
     import numpy
 
-    keep = [place for place, x in enumerate(course.x) if x > 0 and x >= WINDOW * course.x[-1]]
-    if len(keep) < 4:
-        keep = [place for place, x in enumerate(course.x) if x > 0]
-    if len(keep) < 4:
+    groups = _groups(course.x)
+    if len(groups) < 4:
         return None
     generator = numpy.random.default_rng(seed)
-    x = numpy.array([course.x[place] for place in keep])
-    values = numpy.tile(numpy.array([course.values[place] for place in keep]), (draws, 1))
+    x = numpy.array([math.fsum(course.x[place] for place in group) / len(group) for group in groups])
+    points = [math.fsum(course.values[place] for place in group) / len(group) for group in groups]
+    values = numpy.tile(numpy.array(points), (draws, 1))
     if course.items:
-        outcomes = numpy.array([course.items[place] for place in keep])
+        outcomes = numpy.array([course.items[group[-1]] for group in groups])
         count = outcomes.shape[1]
         drawn = generator.multinomial(count, numpy.full(count, 1 / count), size=draws - 1)
         values[1:] += drawn @ outcomes.T / count - outcomes.mean(axis=1)
-    weights = generator.multinomial(len(keep), [1 / len(keep)] * len(keep), size=draws).astype(float)
+    weights = generator.multinomial(len(groups), [1 / len(groups)] * len(groups), size=draws).astype(float)
     weights[0] = 1.0
     for draw in range(1, draws):  # a line needs more than two places
         while (weights[draw] > 0).sum() < 3:
-            weights[draw] = generator.multinomial(len(keep), [1 / len(keep)] * len(keep))
+            weights[draw] = generator.multinomial(len(groups), [1 / len(groups)] * len(groups))
     floors, sizes, exponents = _fit(numpy, x, _forth(values, course.scale), weights)
-    fitted = _back(floors[0] + sizes[0] * x ** -exponents[0], course.scale)
-    left = numpy.array([course.values[place] for place in keep]) - fitted
-    scatter = math.sqrt(float((left**2).sum()) / max(1, len(keep) - 3))  # three parameters were fitted
-    return Fits(course.scale, float(x[0]), floors, sizes, exponents, scatter, len(keep))
+    fits = Fits(course.scale, course.x[groups[0][0]], floors, sizes, exponents, 0.0, sum(map(len, groups)))
+    return replace(fits, scatter=_scatter(course, fits, [place for group in groups for place in group]))
+
+
+def _scatter(course: Course, fits: Fits, places: Sequence[int]) -> float:
+    """Of single checkpoints, averaged ones scatter less."""
+    import numpy
+
+    left = numpy.array([course.values[place] for place in places]) - fits.fitted([course.x[place] for place in places])
+    return math.sqrt(float((left**2).sum()) / max(1, len(places) - 3))  # three parameters were fitted
 
 
 def _fit(numpy: Any, x: Any, y: Any, weights: Any) -> tuple[Any, Any, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 from recorder.baselines import Baseline
 from recorder.files import write_json
 from recorder.leaderboard import ELSEWHERE
-from recorder.ledger import Ledger, LedgerError, ScoreRow
+from recorder.ledger import Ledger, LedgerError, Outcomes, ScoreRow
 
 FILE = "published_models.json"
 _KEY = "published-models"  # of the ledger's settings, where they were before the file
@@ -24,13 +24,17 @@ _KEY = "published-models"  # of the ledger's settings, where they were before th
 
 @dataclass(frozen=True)
 class PublishedRow:
-    """One measurement. ``values``, ``stderrs`` and ``n`` (items) by ``<task>.<metric>``; ``tokens`` in billions."""
+    """One measurement. ``values``, ``stderrs`` and ``n`` (items) by ``<task>.<metric>``; ``tokens`` in billions.
+
+    ``items``: by ``<task>.<metric>`` the outcome of each item by its key, where the source has them.
+    """
 
     iteration: int
     tokens: float | None
     values: dict[str, float]
     stderrs: dict[str, float] = field(default_factory=dict)
     n: dict[str, int] = field(default_factory=dict)
+    items: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,13 @@ class PublishedModel:
     def newest(self) -> Baseline:
         """What stands for the model on the leaderboard."""
         row = self.rows[-1]
-        return Baseline(self.name, row.tokens, dict(row.values), self.source, dict(row.stderrs))
+        return Baseline(
+            self.name, row.tokens, dict(row.values), self.source, dict(row.stderrs), dict(self.chance), self.lower
+        )
+
+    def outcomes(self, iteration: int) -> dict[str, Outcomes]:
+        """As ``Ledger.outcomes``."""
+        return {key: Outcomes(of) for row in self.rows if row.iteration == iteration for key, of in row.items.items()}
 
     def scores(self) -> list[ScoreRow]:
         """Its rows as scores, in the order of their files; of no version of ours."""
@@ -98,7 +108,7 @@ def levels(models: Iterable[PublishedModel]) -> list[Baseline]:
 
 def of_baseline(baseline: Baseline, iteration: int = 0) -> PublishedModel:
     row = PublishedRow(iteration, baseline.tokens, dict(baseline.values), dict(baseline.stderrs))
-    return PublishedModel(baseline.name, baseline.source, (row,))
+    return PublishedModel(baseline.name, baseline.source, (row,), dict(baseline.chance), baseline.lower)
 
 
 def remembered(ledger: Ledger) -> list[PublishedModel]:

@@ -38,7 +38,7 @@ class Forgetting:
     """From ``old`` to ``new``: ``lost`` items were right and are wrong now, ``gained`` the other way.
 
     ``p_value`` is that of as many losses by chance (one-sided exact McNemar, of clusters where items have them;
-    Holm-corrected over the pairs looked at); ``significant`` when it is below 5 %. ``keys`` are the lost items.
+    Holm-corrected over the pairs looked at, and those that the best was chosen among); ``significant`` when it is below 5 %. ``keys`` are the lost items.
     """
 
     metric: str
@@ -92,12 +92,13 @@ def task_trajectories(model: str, metric: str, courses: Mapping[int, Outcomes]) 
     items = tuple(
         item_trajectory(key, iterations, tuple(courses[at].values.get(key) for at in iterations)) for key in keys
     )
-    pairs = list(itertools.pairwise(iterations))
-    if len(iterations) > 2:
-        best = max(iterations[:-1], key=lambda at: (_level(courses[at]), at))
-        pairs += [(best, iterations[-1])] if best != iterations[-2] else []
+    pairs, passed_over = list(itertools.pairwise(iterations)), 0
+    best = max(iterations[:-1], key=lambda at: (_level(courses[at]), at), default=None)
+    if best is not None and best != iterations[-2]:
+        pairs.append((best, iterations[-1]))
+        passed_over = len(iterations) - 3  # the best of many was lucky: those it was chosen among count as looked at
     found = [_forgetting(metric, old, new, courses) for old, new in pairs]
-    corrected = holm([one.p_value for one in found])
+    corrected = holm([one.p_value for one in found] + [1.0] * passed_over)[: len(found)]
     forgetting = tuple(replace(one, p_value=p) for one, p in zip(found, corrected, strict=True))
     return TaskTrajectories(model, metric, iterations, items, forgetting)
 

@@ -8,15 +8,16 @@ on as it does: nothing here knows of a decay that is still to come.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Literal
 
 from recorder.baselines import Baseline
 from recorder.benchmark_health import benchmark_health
 from recorder.leaderboard import leaderboard, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
-from recorder.power_law import Course, Fits, bootstrap
+from recorder.power_law import Course, Fits, bootstrap, representatives
 from recorder.statistics import (
     LEVEL,
     LevelTrend,
@@ -26,7 +27,7 @@ from recorder.statistics import (
     paired_difference,
     with_spread,
 )
-from recorder.verdict import NO_ITEMS, ItemsOf
+from recorder.verdict import NO_ITEMS, ItemsOf, compared
 
 Word = Literal["worth it", "not worth it", "falling", "cannot tell", "too early"]
 
@@ -171,26 +172,26 @@ def worth(
     mine = [row for row in scores if row.model == model and (up_to is None or row.iteration <= up_to)]
     if not mine:
         return None
+    main = main_metrics(mine, baselines)
+    mine = compared(mine, main)
+    if not mine:  # nothing but further metrics of tasks whose first one is not among these
+        return Worth(model, None, ())
     axis = _axis(mine)
     planned = ahead if ahead is not None else AHEAD * max(axis.x.values())
-    by_iteration = {at: items(model, at) for at in sorted(axis.x)}
-    main = main_metrics(mine, baselines)
-    lowest = {metric_key(row) for row in mine if row.position == 0 and not row.higher_is_better and row.value > 0}
-    wanted = set(main.values()) | {key for key in lowest if key.rpartition(".")[0] not in main}
+    outcomes = cache(lambda at: items(model, at))
+    wanted = set(main.values()) | {metric_key(row) for row in mine if not row.higher_is_better and row.value > 0}
     courses: dict[str, list[ScoreRow]] = {key: [] for key in sorted(wanted)}
     for row in sorted(mine, key=lambda row: row.iteration):
         if (key := metric_key(row)) in courses:
             courses[key].append(row)
     tasks = []
     for key, rows in courses.items():
-        start, course = _course_of_task(rows, axis, planned, by_iteration)
+        start, course = _course_of_task(rows, axis, planned, outcomes)
         levels = {one.name: one.values[key] for one in baselines if key in one.values}
         tasks.append(_outlook(start, course, levels, draws))
     tasks = _falling(tasks)
-    compared = [row for rows in courses.values() for row in rows]
-    loud = {
-        one.metric for one in benchmark_health(compared, model, baselines=baselines) if one.word in ("signal", "weak")
-    }
+    drawn = [row for rows in courses.values() for row in rows]
+    loud = {one.metric for one in benchmark_health(drawn, model, baselines=baselines) if one.word in ("signal", "weak")}
     averaged = sorted(loud & set(main.values()))
     average = _of_average([row for key in averaged for row in courses[key]], axis, planned, baselines, draws)
     return Worth(model, average, tuple(tasks), tuple(averaged) if average is not None else ())
@@ -211,17 +212,15 @@ def _axis(rows: Sequence[ScoreRow]) -> _Axis:
 
 
 def _course_of_task(
-    rows: Sequence[ScoreRow], axis: _Axis, ahead: float, items: Mapping[int, Mapping[str, Outcomes]]
+    rows: Sequence[ScoreRow], axis: _Axis, ahead: float, items: Callable[[int], Mapping[str, Outcomes]]
 ) -> tuple[Outlook, Course]:
     key, last = metric_key(rows[-1]), rows[-1]
-    outcomes = [items[row.iteration].get(key, Outcomes()) for row in rows]
-    common = sorted(set.intersection(*(set(one.values) for one in outcomes)))
-    course = Course(
-        x=tuple(axis.x[row.iteration] for row in rows),
-        values=tuple(row.value for row in rows),
-        scale=_scale(last),
-        items=tuple(tuple(one.values[item] for item in common) for one in outcomes) if common else (),
-    )
+    x = tuple(axis.x[row.iteration] for row in rows)
+    places = sorted({*representatives(x), *range(max(0, len(rows) - 2), len(rows))})
+    outcomes = [items(rows[place].iteration).get(key, Outcomes()) for place in places]
+    common = sorted(set(outcomes[0].values).intersection(*(one.values for one in outcomes[1:])))
+    drawn = {place: [one.values[item] for item in common] for place, one in zip(places, outcomes, strict=True)}
+    course = Course(x, tuple(row.value for row in rows), _scale(last), drawn if common else {})
     start = Outlook(key, "too early", len(rows), axis.unit, course.x[-1], ahead, last.value)
     if len(rows) > 1 and len(common) > 1:
         new, old = outcomes[-1], outcomes[-2]
@@ -240,7 +239,7 @@ def _of_average(
     if not own or len(own[-1].averaged) < 2:
         return None
     last = own[-1]
-    course = Course(tuple(axis.x[r.iteration or 0] for r in own), tuple(r.score or 0.0 for r in own), "error", ())
+    course = Course(tuple(axis.x[r.iteration or 0] for r in own), tuple(r.score or 0.0 for r in own), "error")
     start = Outlook(AVERAGE, "too early", len(own), axis.unit, course.x[-1], ahead, last.score or 0.0)
     levels = {row.model: row.score for row in board if row.is_baseline and row.score is not None}
     if last.stderr is not None:
@@ -314,8 +313,7 @@ def _line(course: Course, fits: Fits, start: Outlook, sign: float) -> LevelTrend
     line = level_trend(course.x, [sign * value for value in course.values], last)
     if line is None or line.slope <= 0 or line.p_value >= LEVEL:
         return None
-    newest = list(zip(course.x, course.values, strict=True))[-line.points :]
-    off = math.fsum((float(fits.at(x)[0]) - value) ** 2 for x, value in newest)
+    off = float(((fits.fitted(course.x[-line.points :]) - course.values[-line.points :]) ** 2).sum())
     return line if math.sqrt(off / line.points) > MISFIT * line.scatter else None
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from recorder.baselines import Baseline
-from recorder.leaderboard import main_metrics, metric_key
+from recorder.leaderboard import above_chance, levels_of_chance, main_metrics, metric_key
 from recorder.ledger import Outcomes, ScoreRow
 from recorder.statistics import (
     Z95,
@@ -52,7 +52,6 @@ class TaskVerdict:
     averaged: bool = True
     noise: float | None = None
     old_iteration: int | None = None  # of the checkpoint compared with
-    evidence: float | None = None  # e-value of a paired comparison: 20 is significant, whenever one looks
 
     @property
     def word(self) -> str:
@@ -131,7 +130,9 @@ def checkpoint_verdict(
     ``items`` is ``ledger.outcomes``. The best one is the earlier checkpoint with the highest chance-corrected mean
     among those that have every averaged task of this one.
     """
-    mine = _compared([row for row in scores if row.model == model], baselines)
+    mine = [row for row in scores if row.model == model]
+    main = main_metrics(mine, baselines)
+    mine = compared(mine, main)
     iterations = sorted({row.iteration for row in mine})
     new = iterations[-1] if iteration is None and iterations else iteration
     if new is None or new not in iterations:
@@ -140,7 +141,6 @@ def checkpoint_verdict(
     look = max(1, len(earlier))
     previous = best = None
     regressions: tuple[TaskVerdict, ...] = ()
-    main = main_metrics(mine, baselines)
     if earlier:
         previous = compare(mine, (model, new), (model, earlier[-1]), baselines=baselines, items=items, look=look)
         previous = replace(previous, against="previous")
@@ -149,7 +149,7 @@ def checkpoint_verdict(
             mine, (model, new), (model, at), baselines=baselines, items=items, look=look, of_many=len(earlier)
         )
         best = replace(best, against="best")
-        regressions = _regressions(mine, (model, new), earlier, baselines, items, look)
+        regressions = _regressions(mine, main, (model, new), earlier, baselines, items, look)
     against = tuple(against_baseline(mine, (model, new), one, baselines=baselines, look=look) for one in baselines)
     return CheckpointVerdict(model, new, previous, best, tuple(one for one in against if one.tasks), regressions)
 
@@ -196,7 +196,7 @@ def compare(
                 TaskVerdict(key, after.value, before.value, difference, paired, 1.0, task in main, noise, old[1])
             )
     verdict = Verdict(new[0], new[1], old[1], None, tuple(tasks), "chosen", old[0], look)
-    return _corrected(verdict, {key: row.chance or 0.0 for (*_, key), row in scored.items()}, of_many)
+    return _corrected(verdict, levels_of_chance(chosen), of_many)
 
 
 def against_baseline(
@@ -216,7 +216,7 @@ def against_baseline(
             difference = difference if row.higher_is_better else difference.turned()
             tasks.append(TaskVerdict(key, row.value, value, difference, False, 1.0, key in main.values()))
     verdict = Verdict(new[0], new[1], None, None, tuple(tasks), "baseline", baseline.name, look)
-    return _corrected(verdict, {key: row.chance or 0.0 for key, row in scored.items()}, 1)
+    return _corrected(verdict, levels_of_chance(chosen, [baseline]), 1)
 
 
 def _of_scores(row: ScoreRow, old: float, old_stderr: float | None, old_n: int) -> Difference | None:
@@ -249,17 +249,18 @@ def _with_p(difference: Difference, p_value: float, of_many: int) -> Difference:
 def _best_of(rows: Sequence[ScoreRow], main: Mapping[str, str], new: int, earlier: Sequence[int]) -> int:
     """The earlier iteration with the highest mean over the main metrics of ``new``; the last of equals."""
     keys = {metric_key(row) for row in rows if row.iteration == new} & set(main.values())
+    chance = levels_of_chance(rows)
     points: dict[int, list[float]] = {one: [] for one in earlier}
     for row in rows:
         if row.iteration in points and metric_key(row) in keys:
-            chance = row.chance or 0.0
-            points[row.iteration].append((row.value - chance) / (1 - chance))
+            points[row.iteration].append(above_chance(row.value, chance.get(metric_key(row), 0.0)))
     whole = {one: sum(values) for one, values in points.items() if keys and len(values) == len(keys)}
     return max(whole, key=lambda one: (whole[one], one)) if whole else earlier[-1]
 
 
 def _regressions(
     rows: Sequence[ScoreRow],
+    main: Mapping[str, str],
     new: Place,
     earlier: Sequence[int],
     baselines: Sequence[Baseline],
@@ -267,20 +268,17 @@ def _regressions(
     look: int,
 ) -> tuple[TaskVerdict, ...]:
     """Each task against the earlier checkpoint that was best at it; the last of equals."""
-    best: dict[str, tuple[float, int]] = {}
+    courses: dict[str, list[ScoreRow]] = defaultdict(list)
     for row in rows:
-        if row.iteration in earlier:
-            worth = (row.value if row.higher_is_better else -row.value, row.iteration)
-            best[metric_key(row)] = max(best.get(metric_key(row), worth), worth)
+        courses[metric_key(row)].append(row)
     by_old: dict[int, list[ScoreRow]] = defaultdict(list)
-    for row in rows:
-        if row.iteration == new[1] and metric_key(row) in best:
-            by_old[best[metric_key(row)][1]].append(row)
-    main = main_metrics(rows, baselines)
+    for course in courses.values():
+        before = [row for row in course if row.iteration < new[1]]
+        if before and any(row.iteration == new[1] for row in course):
+            best = max(before, key=lambda row: (row.value if row.higher_is_better else -row.value, row.iteration))
+            by_old[best.iteration] += course
     found: list[TaskVerdict] = []
-    for old, of_new in sorted(by_old.items()):
-        keys = {metric_key(row) for row in of_new}
-        both = [row for row in rows if metric_key(row) in keys]
+    for old, both in sorted(by_old.items()):
         only = compare(both, new, (new[0], old), baselines=baselines, items=items)
         found += [replace(task, averaged=task.metric in main.values()) for task in only.tasks]
     chosen = tuple(replace(task, difference=replace(task.difference, p_value=task.p_alone)) for task in found)
@@ -293,8 +291,7 @@ def _course(rows: Sequence[ScoreRow]) -> tuple[list[float], list[float]]:
     return [row.value for row in ordered], [float(row.iteration) for row in ordered]
 
 
-def _compared(rows: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[ScoreRow]:
+def compared(rows: Sequence[ScoreRow], main: Mapping[str, str]) -> list[ScoreRow]:
     """Of each task its main metric, or the first one of a task that has none; a task may have many more."""
-    main = main_metrics(rows, baselines)
     wanted = {(task, key.rpartition(".")[2]) for task, key in main.items()}
     return [row for row in rows if (row.task, row.metric) in wanted or (row.position == 0 and row.task not in main)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from recorder.baselines import Baseline
 from recorder.board import Board
-from recorder.leaderboard import is_share, main_metrics, metric_key
+from recorder.leaderboard import above_chance, is_share, levels_of_chance, main_metrics, metric_key
 from recorder.ledger import CheckpointRow, OutboxRow, ScoreRow, TaskRow
 from recorder.published_models import PublishedModel
 
@@ -74,15 +74,16 @@ def content_hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def average(values: Mapping[str, float], main: Iterable[str]) -> float | None:
-    """Plain mean over the tasks' main metrics; ``None`` unless all are there: half a mean is not on one curve.
+def average(values: Mapping[str, float], main: Iterable[str], chance: Mapping[str, float]) -> float | None:
+    """The leaderboard's score of the tasks' main metrics; ``None`` unless all are there: half a mean is on no curve.
 
-    Neither is one with a published percentage among shares.
+    Neither is one with a published percentage among shares. It is over all tasks of the run, not over those that other
+    models have too: history that was sent cannot be taken back when a model joins the board.
     """
-    keys = sorted(main)
+    keys = list(main)
     if not keys or not all(is_share(values.get(key, -1.0)) for key in keys):
         return None
-    return sum(values[key] for key in keys) / len(keys)
+    return math.fsum(above_chance(values[key], chance.get(key, 0.0)) for key in keys) / len(keys)
 
 
 def history_rows(
@@ -96,7 +97,7 @@ def history_rows(
     """Per model a row for every checkpoint that is through, by iteration. ``costs`` becomes ``cost/<name>``."""
     partial = incomplete(tasks, scores)
     through = {(c.model, c.iteration, c.fingerprint) for c in checkpoints if c.state in FINAL_STATES}
-    main = _main_of_models(scores, baselines)
+    main, chance = _main_of_models(scores, baselines), levels_of_chance(scores, baselines)
     of_save: dict[Save, list[ScoreRow]] = defaultdict(list)
     for score in scores:
         of_save[score.model, score.iteration, score.fingerprint].append(score)
@@ -111,7 +112,7 @@ def history_rows(
         wanted = {(entry.task, entry.task_version) for entry in waiting}
         due = set(_values([score for score in known if (score.task, score.task_version) in wanted]))
         if values:
-            mean = average(values, main.get(model, ()))
+            mean = average(values, main.get(model, ()), chance)
             if mean is not None and save not in partial:
                 values["average"] = mean
             values |= {f"cost/{name}": value for name, value in costs.get(save, {}).items()}
@@ -172,11 +173,11 @@ def _main_of_models(scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -
 
 def rows_of_published(model: PublishedModel, scores: Sequence[ScoreRow], baselines: Sequence[Baseline]) -> list[Row]:
     """The history rows of a baseline's run. Its average is over the main metrics of our tasks, if it has them all."""
-    main = tuple(main_metrics(scores, baselines).values())
+    main, chance = tuple(main_metrics(scores, baselines).values()), levels_of_chance(scores, baselines)
     rows = []
     for row in model.rows:
         values = dict(row.values) | {f"{key}_stderr": value for key, value in row.stderrs.items()}
-        mean = average(values, main)
+        mean = average(values, main, chance)
         values |= _axes(row.iteration, row.tokens)
         values |= {} if mean is None else {"average": mean}
         rows.append(Row(row.iteration, values, frozenset(values)))

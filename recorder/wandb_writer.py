@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (HelmOutputError, LedgerError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("stopped; what was begun is done when it is run again", file=sys.stderr)
+        return 130
 
 
 def _write(config: WriterConfig, config_path: Path, *, print_only: bool, summary_only: bool) -> int:

@@ -30,14 +30,14 @@ class Benchmark(_Strict):
 class Evaluation(_Strict):
     """One model's results: here in ``eval_result`` (``source: file``), or where another program has written them.
 
-    ``path`` is a file, a directory or a glob pattern (``lm_eval``, ``opencompass``, ``ledger``); ``model`` which of
+    ``path`` is a file, a directory or a glob pattern (not of ``file`` and ``helm``); ``model`` which of
     several models in it. ``metrics`` (patterns of ``<task>.<metric>``) says what is taken, ``iterations`` which rows.
     ``names`` gives a task or ``<task>.<metric>`` the name that ours has. ``chance`` (by pattern of the task, as the source
     calls it) and ``groups`` (name: patterns of its members, {} for none) add to what is known.
     """
 
     eval_type: Literal["helm", "icl", "gpt"] = "helm"
-    source: Literal["helm", "file", "lm_eval", "opencompass", "ledger"]
+    source: Literal["helm", "file", "lm_eval", "opencompass", "ledger", "predictions"]
     model_name: str = Field(min_length=1)
     path: str | None = None
     model: str | None = None
@@ -61,7 +61,7 @@ class Evaluation(_Strict):
             raise ValueError("source: file needs eval_result: {task: {metric: value}}")
         if self.source == "helm" and not (self.helm_output_dir and self.helm_suite_name and self.benchmarks):
             raise ValueError("source: helm needs helm_output_dir, helm_suite_name and benchmarks")
-        if self.source in ("lm_eval", "opencompass", "ledger") and not self.path:
+        if self.source in ("lm_eval", "opencompass", "ledger", "predictions") and not self.path:
             raise ValueError(f"source: {self.source} needs path: a file, a directory or a glob pattern")
         for theirs, ours in self.names.items():
             if not ours or ("." in theirs) > ("." in ours):

@@ -53,5 +53,7 @@ python=$venv/bin/python
 say "ruff check";  "$python" -m ruff check .
 say "ruff format"; "$python" -m ruff format --check .
 say "mypy";        "$python" -m mypy autoeval recorder evaluator.py run.py
-say "pytest";      "$python" -m pytest "$@"
+# Files side by side: much of the suite waits (for Slurm, a browser, the W&B client).
+workers=$(env -u OMP_NUM_THREADS nproc); [ "$workers" -le 4 ] || workers=4
+say "pytest";      "$python" -m pytest -n "$workers" --dist loadfile "$@"
 say "all passed"

@@ -28,13 +28,15 @@ logger = logging.getLogger(__name__)
 
 CURVE_FILE = "training_log.json"
 STATE_FILE = ".training_log.state.json"
+STATE_BEGINS = b'{"version": '  # what ``TrainingLog.state`` is written with
 POINTS = 1000  # of each curve in the report
 
 
 def follow(path: Path, state: Path | None = None) -> TrainingLog:
     """The log ``path``, up to date. With ``state`` only what is new since the last call is read.
 
-    A state that is not of this log, or damaged, is begun anew. Raises ``OSError`` and ``UnknownLogError``.
+    A state that is not of this log, or of another version, is begun anew. Raises ``OSError``, ``UnknownLogError``, and
+    ``ValueError`` when ``state`` is a file but no state: it is somebody's, and stays as it is.
     """
     path = path.absolute()
     if path.is_dir():
@@ -52,12 +54,16 @@ def follow(path: Path, state: Path | None = None) -> TrainingLog:
 
 def _remembered(path: Path, state: Path) -> TrainingLog:
     try:
-        return TrainingLog.restored(path, json.loads(state.read_text(encoding="utf-8")))
+        content = state.read_bytes()
     except FileNotFoundError:
-        pass
+        return TrainingLog(path)
+    if not content.startswith(STATE_BEGINS):
+        raise ValueError(f"{state}: is not a state that was remembered of a log: it would be overwritten")
+    try:
+        return TrainingLog.restored(path, json.loads(content))
     except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
         logger.warning("%s: not usable (%s): reading %s from its start", state, error, path)
-    return TrainingLog(path)
+        return TrainingLog(path)
 
 
 def write_curve(log: TrainingLog, target: Path, model: str, language: Any, flips: Sequence[Finding] = ()) -> None:

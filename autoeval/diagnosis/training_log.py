@@ -25,7 +25,7 @@ _BROKEN = b"Traceback (most recent call last)"
 
 
 class UnknownLogError(ValueError):
-    """No line of a known kind of training log; the message names the file."""
+    """No line of a known kind of training log, or none that says anything; the message names the file."""
 
 
 class TrainingLog:
@@ -63,7 +63,7 @@ class TrainingLog:
         """Take in what was written since the last call; whether anything was.
 
         ``to_the_end`` also takes a last line without its end and judges what is waiting for more rows: for a log that
-        is read once. Raises ``OSError``, and ``UnknownLogError`` with ``to_the_end`` when nothing was recognised.
+        is read once. Raises ``OSError``, and ``UnknownLogError`` with ``to_the_end`` when nothing can be told from it.
         """
         anything, beginnings = False, self._position.beginnings
         for text in read_new(self.path, self._position, to_the_end=to_the_end):
@@ -82,6 +82,10 @@ class TrainingLog:
                 readings = Readings(facts=self.facts)
                 self.format.flush(readings)
                 self._note(readings)
+            if not len(self.curve) and not any(self.validations.values()):
+                raise UnknownLogError(  # three times Low would say that the run is well
+                    f"{self.path}: a log of the kind {self.format.name}, but without an iteration or a validation loss"
+                )
             self.loss_spikes.finish()
             self.grad_norm_spikes.finish()
         return anything

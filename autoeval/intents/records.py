@@ -52,6 +52,8 @@ def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             values = json.loads(text)
         except json.JSONDecodeError as error:
             raise RecordError(f"{path}: line {error.lineno - 1} (from 0): no JSON: {error.msg}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, lists in lists in lists
+            raise RecordError(f"{path}: cannot be read: {error}") from error
         yield from enumerate(values)
         return
     for line, content in enumerate(text.split("\n")):
@@ -61,6 +63,8 @@ def _values(path: Path, text: str) -> Iterator[tuple[int, Any]]:
             yield line, json.loads(content)
         except json.JSONDecodeError as error:
             raise RecordError(f"{path}: line {line} (from 0): no JSON: {error.msg} at column {error.colno}") from error
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"{path}: line {line} (from 0): cannot be read: {error}") from error
 
 
 def _record(path: Path, line: int, value: Any) -> Record:

@@ -7,6 +7,7 @@ import difflib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +24,8 @@ DIMENSIONS = (
     "command_compliance",
     "innovation_capacity",
 )
+KINDS = ("auto", "base", "chat")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 SHOTS = (0, 5)  # zero-shot, or the five examples of M3KE
 
 
@@ -72,7 +75,7 @@ def read_settings(text: str) -> Settings:
     for name in own:
         if name not in DIMENSIONS:
             raise ValueError(f"additional_parameters: data_dir: unknown dimension '{name}'")
-    device = given.get("device") or _device_of(given.get("gpu_id"))
+    device = checked_device(given["device"]) if "device" in given else _device_of(given.get("gpu_id"))
     wishes = ModelWishes(
         kind=given.get("model_type", "auto"),
         max_seq_len=given.get("max_seq_len"),
@@ -98,8 +101,8 @@ def read_settings(text: str) -> Settings:
 
 
 _POSITIVE = {"max_seq_len": 2, "per_device_batch_size": 1, "limit": 1, "iteration": 0, "gpu_id": 0}
-_CHOSEN = {"model_type": ("auto", "base", "chat"), "lang": ("zh", "en"), "shots": SHOTS}
-_TEXTS = ("dtype", "device", "tokenizer", "peft_path", "served_name", "reference", "output_path")
+_CHOSEN = {"model_type": KINDS, "dtype": DTYPES, "lang": ("zh", "en"), "shots": SHOTS}
+_TEXTS = ("device", "tokenizer", "peft_path", "served_name", "reference", "output_path")
 
 
 def _check(key: str, value: Any) -> None:
@@ -129,14 +132,35 @@ def _device_of(gpu: int | None) -> str | None:
 
 
 def device_of_gpu(gpu: str) -> str:
-    """``cuda:N`` for ``--gpu_id N``; where there is no such GPU the CPU, with a warning: the numbers are the same."""
+    """``cuda:N`` for ``--gpu_id N``; where there is no such GPU the CPU, with a warning: the numbers are the same.
+
+    Raises ``ValueError`` for what is no number (nor ``cpu``).
+    """
     import torch
 
-    if gpu.isdecimal() and torch.cuda.is_available() and int(gpu) < torch.cuda.device_count():
+    if not gpu.isdecimal():
+        if gpu in ("cpu", "-1"):
+            return "cpu"
+        raise ValueError(f"gpu_id {gpu!r}: expected the number of a GPU, or cpu")
+    if int(gpu) < torch.cuda.device_count():
         return f"cuda:{gpu}"
-    if gpu not in ("cpu", "-1"):
-        logger.warning("gpu_id %s: there are %d GPUs here; computed on the CPU", gpu, torch.cuda.device_count())
+    logger.warning("gpu_id %s: there are %d GPUs here; computed on the CPU", gpu, torch.cuda.device_count())
     return "cpu"
+
+
+def checked_device(name: str) -> str:
+    """``cpu``, ``cuda`` or ``cuda:N`` of a GPU that is here. Raises ``ValueError``: who names a device means it."""
+    import torch
+
+    count = torch.cuda.device_count()
+    if name in ("auto", "cpu"):
+        return name
+    found = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if found is None:
+        raise ValueError(f"additional_parameters: device is {name!r}, expected auto, cpu, cuda or cuda:N")
+    if int(found[1] or 0) >= count:
+        raise ValueError(f"additional_parameters: device is {name!r}, but there are {count} GPUs here")
+    return name
 
 
 def read_json(text: str, what: str, expected: str) -> Any:
@@ -172,8 +196,8 @@ def add_performance(parser: argparse.ArgumentParser) -> None:
     add("--output_path", metavar="DIR", help="predictions.jsonl and results.json; or a name ending in .json(l)")
     add("--max_new_tokens", type=_at_least(1), default=128, metavar="N", help="of an answer (default: %(default)s)")
     add("--limit", type=_at_least(1), metavar="N", help="so many conversations, always the same")
-    add("--model_type", choices=("auto", "base", "chat"), default="auto", help="auto: chat if there is a chat template")
-    add("--dtype", choices=("auto", "float32", "bfloat16", "float16"), default="auto")
+    add("--model_type", choices=KINDS, default="auto", help="auto: chat if there is a chat template")
+    add("--dtype", choices=DTYPES, default="auto")
     add("--tokenizer", metavar="PATH", help="of a Megatron checkpoint, as autoeval.convert takes it")
     add("--peft_path", metavar="DIR", help="an adapter, merged into the model")
     add("--served_name", metavar="NAME", help="what a server calls its model (default: it is asked)")

@@ -27,8 +27,8 @@ from autoeval.estimates import (
 )
 from autoeval.eval_output import Answer
 from autoeval.model_eval.arguments import device_of_gpu, read_metrics, stay_offline
-from autoeval.model_eval.given_model import GivenModel, ModelWishes, understand
-from autoeval.model_eval.outcomes import ask
+from autoeval.model_eval.given_model import GivenModel, ModelWishes, own_window, understand
+from autoeval.model_eval.outcomes import CHUNK, ask
 from autoeval.openicl.prompt_template import Turn
 from autoeval.tasks.configs import DatasetConfig
 from autoeval.tasks.icl import IclTask, evaluate_records, load_icl_task
@@ -39,7 +39,6 @@ from recorder.statistics import score_interval, with_spread
 logger = logging.getLogger(__name__)
 
 _CHINESE = re.compile(r"[\u3400-\u9fff]")
-_DEFAULT_ROWS = 8
 
 
 def evaluate(options: argparse.Namespace) -> Answer:
@@ -50,6 +49,9 @@ def evaluate(options: argparse.Namespace) -> Answer:
     stay_offline()
     metrics = read_metrics(options.evaluation_metrics)
     output = output_files(options.output_path)
+    for file in output or ():
+        if file.resolve() == Path(options.dataset_path).resolve():
+            raise ValueError(f"--output_path {options.output_path}: {file} is the data set and would be overwritten")
     task = load_task(Path(options.dataset_path), options.max_new_tokens, options.limit)
     model = understand(options.model_name_or_path, _wishes(options))
     estimates = estimate(model, task, options)
@@ -160,7 +162,7 @@ def _details(scores: Sequence[Score], meaning: str) -> dict[str, Any]:
         "score": main.value,
         "stderr": with_spread(main.value, main.stderr, main.n),
         "n": main.n,
-        "confidence_interval_95": None if interval is None else list(interval),
+        "confidence_interval_95": None if interval is None else [min(1.0, max(0.0, bound)) for bound in interval],
         "metrics": {score.metric: {"value": score.value, "stderr": score.stderr} for score in scores},
         "meaning": meaning,
     }
@@ -191,28 +193,46 @@ def estimate(model: GivenModel, task: IclTask, options: argparse.Namespace) -> d
         return None
     from autoeval.models.adapter import base_of, is_adapter
 
-    device = "cuda" if str(model.config.get("device", "")).startswith("cuda") else "cpu"
+    device = _device(model)
     dtype = options.dtype if options.dtype != "auto" or device != "cpu" else "float32"  # as the scorer computes
-    size = size_of(base_of(directory) if is_adapter(directory) else directory, dtype)
+    weights = base_of(directory) if is_adapter(directory) else directory
+    size = size_of(weights, dtype)
     lengths = _prompt_lengths(model, task)
-    window = model.config.get("max_seq_len")
+    window = model.config.get("max_seq_len") or own_window(weights)
     if window is not None:
         lengths = [min(length, max(1, window - options.max_new_tokens)) for length in lengths]
-    rows = options.per_device_batch_size or _DEFAULT_ROWS
-    work = Workload(len(lengths), statistics.fmean(lengths), options.max_new_tokens, rows)
-    if options.per_device_batch_size and window:
-        work = dataclasses.replace(work, batch_tokens=options.per_device_batch_size * window)
-    machine = measure_machine(model.config.get("device", "cpu") if device == "cuda" else "cpu")
-    for line in in_words(size, work, machine).splitlines():
+    work = workload(lengths, options.max_new_tokens, device, options.per_device_batch_size, window)
+    machine = measure_machine(model.config.get("device", device))
+    batch = options.per_device_batch_size or work.rows
+    for line in in_words(size, work, machine, batch).splitlines():
         logger.info("%s", line)
     tokens = work.items * (work.prompt_tokens + work.generated_tokens)
     return {
         "parameters": size.parameters,
         "memory_bytes": memory_bytes(size, work, device),
         "duration_seconds": duration_seconds(size, work, machine),
-        "memory_usage": memory_usage(size.parameters, rows, data_type_size=size.item),
+        "memory_usage": memory_usage(size.parameters, batch, data_type_size=size.item),
         "evaluation_duration": evaluation_duration(tokens, size.parameters, machine.flops),
     }
+
+
+def workload(lengths: Sequence[int], answer: int, device: str, batch: int | None, window: int | None) -> Workload:
+    """What the scorer will have under way at once for prompts of ``lengths`` tokens: a batch size bounds the tokens of a
+    pass, not how many answers grow."""
+    from autoeval.models.continuous import SLOTS
+    from autoeval.models.hf import BATCH_TOKENS
+
+    tokens = batch * window if batch and window else BATCH_TOKENS[device]
+    rows = min(SLOTS[device], CHUNK, tokens)
+    return Workload(len(lengths), statistics.fmean(lengths), answer, rows, tokens)
+
+
+def _device(model: GivenModel) -> str:
+    """``cuda`` or ``cpu``, as the scorer chooses it."""
+    import torch
+
+    named = str(model.config.get("device") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return "cuda" if named.startswith("cuda") else "cpu"
 
 
 def _prompt_lengths(model: GivenModel, task: IclTask) -> list[int]:

@@ -24,7 +24,7 @@ from recorder.statistics import Difference, paired_difference, score_interval, w
 logger = logging.getLogger(__name__)
 
 DEALS = 20  # random deals that chance is the mean of
-_CHUNK = 128  # items between two lines of progress
+CHUNK = 128  # items asked at once, and between two lines of progress
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Outcome:
             "score": _short(self.main.value),
             "stderr": _short(self.stderr),
             "n": self.main.n,
-            "confidence_interval_95": None if interval is None else [_short(bound) for bound in interval],
+            "confidence_interval_95": None if interval is None else [_short(min(1.0, max(0.0, b))) for b in interval],
             "chance": _short(self.chance),
             "guessing": _short(self.main.chance),
             "metrics": {one.metric: {"value": _short(one.value), "stderr": _short(one.stderr)} for one in self.scores},
@@ -86,7 +86,7 @@ def run_task(task: IclTask, model: Any, style: Any, *, deals: int = DEALS) -> Ou
 def ask(task: IclTask, model: Any, style: Any) -> list[dict[str, Any]]:
     """The records of all items, with progress in the log."""
     records: list[dict[str, Any]] = []
-    for made in infer_in_chunks(task, model, task.samples, _CHUNK, style=style):
+    for made in infer_in_chunks(task, model, task.samples, CHUNK, style=style):
         records += made
         logger.info("%s: %d of %d items", task.name, len(records), len(task.samples))
     return records
@@ -101,7 +101,8 @@ def dealt(
     if count < 2 or deals < 1:
         return None, None
     plain = dataclasses.replace(task, eval_cfg=_main_alone(task.eval_cfg))
-    draw, values, sums = random.Random(0), [], dict.fromkeys(own, 0.0)
+    draw, values = random.Random(0), []
+    under_deals: dict[str, list[float]] = {key: [] for key in own}
     for _ in range(deals):
         order = draw.sample(range(count), count)
         source = dict(zip(order, [*order[1:], order[0]], strict=True))
@@ -109,8 +110,11 @@ def dealt(
         values.append(scores[0].value)
         for item in items:
             if item.metric == scores[0].metric:
-                sums[item.key] += item.value / deals
-    return math.fsum(values) / deals, paired_difference(own, sums)
+                under_deals[item.key].append(item.value)
+    means = {key: math.fsum(found) / deals for key, found in under_deals.items()}
+    # What is left of rounding has a sign, and a test by signs would find it certain.
+    means = {key: own[key] if math.isclose(mean, own[key], abs_tol=1e-12) else mean for key, mean in means.items()}
+    return math.fsum(values) / deals, paired_difference(own, means)
 
 
 def _main_alone(eval_cfg: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,15 +27,15 @@ class Reference:
 
 _TEXTS = {
     "zh": {
-        "no chance": "题目少于两道，无法检验",
-        "weak": "得分 {score:.3f} 与随机水平 {chance:.3f} 无显著差异（p = {p:.2g}，可检出的最小差异为 {detectable:.3f}）",
+        "no chance": "题目不足两道，无法检验",
+        "weak": "得分 {score:.3f} 与随机水平 {chance:.3f} 无显著差异（p = {p:.2g}；至少相差 {detectable:.3f} 才能检出）",
         "fine": "得分 {score:.3f} 显著高于随机水平 {chance:.3f}（p = {p:.2g}）",
         "worse": "比参考模型低 {gap:.3f}（95 % 区间 {low:+.3f} 至 {high:+.3f}，p = {p:.2g}）",
         "better": "比参考模型高 {gap:.3f}（95 % 区间 {low:+.3f} 至 {high:+.3f}，p = {p:.2g}）",
-        "cannot tell": "与参考模型无显著差异（差 {value:+.3f}，可检出的最小差异为 {detectable:.3f}）",
-        "not comparable": "参考模型的结果来自另一版本的题目或提示词，不可比较",
-        "not there": "参考模型没有该维度的结果",
-        "summary none": "未发现薄弱维度。",
+        "cannot tell": "与参考模型无显著差异（相差 {value:+.3f}；至少相差 {detectable:.3f} 才能检出）",
+        "not comparable": "参考模型使用的是另一版本的题目或提示词，无法比较",
+        "not there": "参考模型没有这一维度的结果",
+        "summary none": "没有发现薄弱维度。",
         "summary weak": "薄弱维度：{names}。",
     },
     "en": {

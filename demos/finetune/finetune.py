@@ -107,8 +107,8 @@ def train(options: argparse.Namespace) -> None:
         model.generation_config.eos_token_id = sorted(
             {tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids(chosen.ends)}
         )
+    trainer = _trainer(model, tokenizer, samples, options)  # refuses what it does not know before anything is written
     _remember(options)
-    trainer = _trainer(model, tokenizer, samples, options)
     trainer.train(resume_from_checkpoint=None if begun is None else str(begun))
     if trainer.is_world_process_zero():
         trainer.state.save_to_json(str(options.output_path / "trainer_state.json"))

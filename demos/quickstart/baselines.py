@@ -106,7 +106,7 @@ def load_tokenizer(language: Path, output: Path) -> Any:
 
     files = ByteLevelBPETokenizer(str(language / "vocab.json"), str(language / "merges.txt"))
     tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=files, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, model_max_length=256
+        tokenizer_object=files._tokenizer, eos_token=END_OF_TEXT, bos_token=END_OF_TEXT, model_max_length=256
     )
     tokenizer.save_pretrained(str(output))
     return tokenizer

@@ -97,10 +97,14 @@ class Facts:
         return found
 
     def outcomes(self, model: str, iteration: int) -> Mapping[str, Outcomes]:
-        """``ledger.outcomes``, read once."""
+        """``ledger.outcomes``, read once; of a model that was measured elsewhere what its source has."""
         place = (model, iteration)
         if place not in self._outcomes:
-            self._outcomes[place] = self.ledger.outcomes(model, iteration) if model in self.own else {}
+            if model in self.own:
+                self._outcomes[place] = self.ledger.outcomes(model, iteration)
+            else:
+                elsewhere = [one.outcomes(iteration) for one in self.published_models if one.name == model]
+                self._outcomes[place] = elsewhere[0] if elsewhere else {}
         return self._outcomes[place]
 
     def verdict(self, model: str, iteration: int | None = None) -> CheckpointVerdict | None:
@@ -123,9 +127,9 @@ class Facts:
 
     @cached_property
     def trajectories(self) -> list[TaskTrajectories]:
-        """Of each run's own main metrics that have items at two checkpoints or more."""
+        """Of each model's main metrics that have items at two checkpoints or more."""
         found = []
-        for model in sorted(self.own):
+        for model in self.models:
             by_metric: dict[str, dict[int, Outcomes]] = {}
             for iteration in sorted({row.iteration for row in self.scores if row.model == model}):
                 for key, outcomes in self.outcomes(model, iteration).items():

@@ -50,5 +50,7 @@ def pooled(parts: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
         if all(error is not None for error in errors):
             stderr = math.sqrt(math.fsum((w * (e or 0.0)) ** 2 for w, e in zip(weights, errors, strict=True)))
         value = math.fsum(w * one.value for w, one in zip(weights, ones, strict=True))
-        found[metric] = Measured(value, stderr, total if known else 0, ones[0].higher_is_better)
+        items = {key: outcome for one in ones for key, outcome in one.items.items()}
+        kept = items if all(one.items for one in ones) else {}
+        found[metric] = Measured(value, stderr, total if known else 0, ones[0].higher_is_better, kept)
     return found

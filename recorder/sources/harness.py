@@ -34,9 +34,9 @@ def read_harness(path: Path) -> list[Measurement]:
     tasks = {}
     for task, metrics in content["results"].items():
         tasks[task] = _task(path, task, _newest(path, task, metrics), content)
-    groups = content.get("group_subtasks") or {}
-    averaged = {name for name in content.get("groups") or {} if name in tasks}
-    label, named = _model(content)
+    groups = _mapping(f"{path}: group_subtasks", content.get("group_subtasks"))
+    averaged = {name for name in _mapping(f"{path}: groups", content.get("groups")) if name in tasks}
+    label, named = _model(path, content)
     return [
         Measurement(
             path,
@@ -48,10 +48,15 @@ def read_harness(path: Path) -> list[Measurement]:
     ]
 
 
-def _model(content: Mapping[str, Any]) -> tuple[str, str]:
+def _mapping(where: str, value: Any) -> Mapping[str, Any]:
+    if not isinstance(value or {}, dict):
+        raise SourceError(f"{where}: expected a mapping, found {value!r}")
+    return value or {}
+
+
+def _model(path: Path, content: Mapping[str, Any]) -> tuple[str, str]:
     """(name, all that the file says of the model): 0.4.13 writes the arguments as a mapping, older ones as text."""
-    config = content.get("config") or {}
-    arguments = config.get("model_args") or ""
+    arguments = _mapping(f"{path}: config", content.get("config")).get("model_args") or ""
     text = json.dumps(arguments) if not isinstance(arguments, str) else arguments
     return str(content.get("model_name") or ""), f"{content.get('model_name') or ''} {text}"
 
@@ -67,8 +72,9 @@ def _newest(path: Path, task: str, metrics: Any) -> Mapping[str, Any]:
 
 
 def _task(path: Path, task: str, metrics: Mapping[str, Any], content: Mapping[str, Any]) -> dict[str, Measured]:
-    said = (content.get("higher_is_better") or {}).get(task) or {}
-    counted = ((content.get("n-samples") or {}).get(task) or {}).get("effective") or metrics.get("sample_len") or 0
+    said, samples = (_of_task(path, task, content, key) for key in ("higher_is_better", "n-samples"))
+    counted = samples.get("effective") or metrics.get("sample_len") or 0
+    n = int(_number(f"{path}: number of items of {task}", counted))
     found = {}
     for key, value in metrics.items():
         metric, comma, filtered = key.partition(",")
@@ -79,34 +85,51 @@ def _task(path: Path, task: str, metrics: Mapping[str, Any], content: Mapping[st
         where = f"{path}: results.{task}.{key}"
         name = metric if filtered in ("", "none") else key
         stderr = metrics.get(f"{metric}{STDERR}{comma}{filtered}")
-        stderr = _number(f"{where} (standard error)", stderr) if isinstance(stderr, int | float) else None
+        stderr = _number(f"{where} (standard error)", stderr) if isinstance(stderr, int | float) else None  # "N/A"
         better = said.get(metric)
         found[name] = measured(
-            _number(where, value), stderr, int(counted), higher_is_better(metric) if better is None else bool(better)
+            _number(where, value), stderr, n, higher_is_better(metric) if better is None else bool(better)
         )
     return found
 
 
+def _of_task(path: Path, task: str, content: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    return _mapping(f"{path}: {key}.{task}", _mapping(f"{path}: {key}", content.get(key)).get(task))
+
+
 def _course(path: Path, content: Mapping[str, Any]) -> list[Measurement]:
-    iterations, tokens = content["checkpoints"], content.get("tokens") or [None] * len(content["checkpoints"])
-    if not isinstance(iterations, list) or len(tokens) != len(iterations):
-        raise SourceError(f"{path}: expected as many tokens as checkpoints")
+    iterations = _list(f"{path}: checkpoints", content["checkpoints"], None)
+    tokens = _list(f"{path}: tokens", content.get("tokens") or [None] * len(iterations), len(iterations))
     rows: list[dict[str, dict[str, Measured]]] = [{} for _ in iterations]
-    for task, metrics in content["results"].items():
+    for task in content["results"]:
+        metrics = _mapping(f"{path}: results.{task}", content["results"][task])
         for metric, values in metrics.items():
             if metric.endswith(STDERR):
                 continue
-            errors = metrics.get(f"{metric}{STDERR}") or [None] * len(values)
-            if len(values) != len(iterations) or len(errors) != len(values):
-                raise SourceError(f"{path}: results.{task}.{metric}: expected {len(iterations)} numbers")
+            where = f"{path}: results.{task}.{metric}"
+            values = _list(where, values, len(iterations))
+            errors = _list(where + STDERR, metrics.get(metric + STDERR) or [None] * len(values), len(values))
             for row, value, error in zip(rows, values, errors, strict=True):
                 if value is not None:
-                    number = _number(f"{path}: results.{task}.{metric}", value)
-                    row.setdefault(task, {})[metric] = measured(number, error, 0, higher_is_better(metric))
+                    error = None if error is None else _number(where + STDERR, error)
+                    row.setdefault(task, {})[metric] = measured(
+                        _number(where, value), error, 0, higher_is_better(metric)
+                    )
     return [
-        Measurement(path, int(iteration), row, None if seen is None else seen / 1e9)
+        Measurement(
+            path,
+            int(_number(f"{path}: checkpoints", iteration)),
+            row,
+            None if seen is None else _number(f"{path}: tokens", seen) / 1e9,
+        )
         for iteration, seen, row in zip(iterations, tokens, rows, strict=True)
     ]
+
+
+def _list(where: str, value: Any, length: int | None) -> list[Any]:
+    if not isinstance(value, list) or length not in (None, len(value)):
+        raise SourceError(f"{where}: expected {'a list' if length is None else f'{length} numbers'}")
+    return value
 
 
 def measured(value: float, stderr: float | None, n: int, better_high: bool) -> Measured:
@@ -117,6 +140,6 @@ def measured(value: float, stderr: float | None, n: int, better_high: bool) -> M
 
 
 def _number(where: str, value: Any) -> float:
-    if not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise SourceError(f"{where}: expected a finite number, found {value!r}")
     return float(value)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,12 +14,16 @@ class SourceError(ValueError):
 
 @dataclass(frozen=True)
 class Measured:
-    """One number as its file has it; ``n`` items, 0 when the file does not say and nothing tells."""
+    """One number as its file has it; ``n`` items, 0 when the file does not say and nothing tells.
+
+    ``items`` are their outcomes by key, where the file has them.
+    """
 
     value: float
     stderr: float | None = None
     n: int = 0
     higher_is_better: bool = True
+    items: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

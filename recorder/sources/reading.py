@@ -11,7 +11,7 @@ from pathlib import Path
 from recorder.baselines import STDERR
 from recorder.helm_output import read_suite
 from recorder.published_models import PublishedModel, PublishedRow
-from recorder.sources import harness, opencompass
+from recorder.sources import harness, opencompass, predictions
 from recorder.sources.grouping import grouped
 from recorder.sources.known_tasks import chance_of, higher_is_better
 from recorder.sources.measurement import Measured, Measurement, SourceError, expand, series_in
@@ -60,6 +60,8 @@ def _measurements(evaluation: Evaluation, path: Path) -> list[Measurement]:
                 f"number of shots: name the files by a pattern, like '{path}/*{_ending(series[0])}'"
             )
         return [one for file in files for one in harness.read_harness(file)]
+    if evaluation.source == "predictions":
+        return predictions.read_predictions(expand(path, predictions.PATTERNS))
     pattern = evaluation.model or "*"
     files = expand(path, opencompass.PATTERNS)
     return [one for file in files for one in opencompass.read_summary(file, model=pattern, percent=evaluation.percent)]
@@ -129,9 +131,12 @@ def _of_rows(evaluation: Evaluation, rows: dict[int, _Row], source: str) -> Publ
                 {key: one.value for key, one in named.items()},
                 {key: one.stderr for key, one in named.items() if one.stderr is not None},
                 {key: one.n for key, one in named.items() if one.n},
+                {key: dict(one.items) for key, one in named.items() if one.items},
             )
         )
     if not any(row.values for row in made):
+        if not evaluation.metrics:
+            raise SourceError(f"{source}: there is no number in it; expected tasks with metrics")
         wanted = ", ".join(evaluation.metrics)
         raise SourceError(f"{source}: no metric is like {wanted}; expected patterns of <task>.<metric>")
     return PublishedModel(evaluation.model_name, source, tuple(made), chance, tuple(sorted(lower)))

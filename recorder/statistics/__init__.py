@@ -15,7 +15,6 @@ from recorder.statistics.intervals import (
     Z95,
     clopper_pearson_interval,
     clustered_standard_error,
-    design_effect,
     mean,
     score_interval,
     standard_error,
@@ -24,14 +23,12 @@ from recorder.statistics.intervals import (
     with_spread,
 )
 from recorder.statistics.noise import LevelTrend, checkpoint_noise, level_trend
-from recorder.statistics.repeated import e_value, evidence_interval, paired_evidence, share_of_look
+from recorder.statistics.repeated import share_of_look
 from recorder.statistics.significance import (
     LEVEL,
-    benjamini_hochberg,
     exact_mcnemar,
     holm,
     normal_test,
-    permutation_test,
     sign_flip_test,
 )
 
@@ -41,13 +38,9 @@ __all__ = [
     "Z95",
     "Difference",
     "LevelTrend",
-    "benjamini_hochberg",
     "checkpoint_noise",
     "clopper_pearson_interval",
     "clustered_standard_error",
-    "design_effect",
-    "e_value",
-    "evidence_interval",
     "exact_mcnemar",
     "holm",
     "level_trend",
@@ -56,8 +49,6 @@ __all__ = [
     "minimal_detectable_effect",
     "normal_test",
     "paired_difference",
-    "paired_evidence",
-    "permutation_test",
     "score_interval",
     "share_of_look",
     "sign_flip_test",

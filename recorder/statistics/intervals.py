@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
+from statistics import NormalDist
 
 Z95 = 1.959963984540054  # standard normal quantile at 0.975
 Z80 = 0.8416212335729143  # and at 0.80, for a power of 80 %
@@ -50,15 +51,6 @@ def clustered_standard_error(values: Sequence[float], clusters: Sequence[Hashabl
     return math.sqrt(len(sums) / (len(sums) - 1) * total) / len(values)
 
 
-def design_effect(values: Sequence[float], clusters: Sequence[Hashable]) -> float:
-    """How many times the variance of the mean grows through clusters; 1 where it cannot be told.
-
-    Source: Kish 1965, Survey Sampling, section 5.4: 1 + (m - 1) icc for clusters of m items.
-    """
-    naive, clustered = standard_error(values), clustered_standard_error(values, clusters)
-    return 1.0 if not naive or clustered is None else (clustered / naive) ** 2
-
-
 def wilson_interval(proportion: float, n: float, z: float = Z95) -> tuple[float, float]:
     """Score interval of a binomial proportion; right also near 0 and 1. ``n`` may be an effective number of items.
 
@@ -79,20 +71,22 @@ def clopper_pearson_interval(successes: int, n: int, level: float = 0.05) -> tup
     Quantiles level/2 of Beta(k, n - k + 1) and 1 - level/2 of Beta(k + 1, n - k). Source: Clopper & Pearson 1934,
     Biometrika 26:404.
     """
-    from scipy.stats import beta
+    from scipy.special import betaincinv
 
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"expected 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    low = 0.0 if successes == 0 else float(beta.ppf(level / 2, successes, n - successes + 1))
-    high = 1.0 if successes == n else float(beta.ppf(1 - level / 2, successes + 1, n - successes))
+    low = 0.0 if successes == 0 else float(betaincinv(successes, n - successes + 1, level / 2))
+    high = 1.0 if successes == n else float(betaincinv(successes + 1, n - successes, 1 - level / 2))
     return low, high
 
 
 def student_quantile(degrees: float, level: float = 0.05) -> float:
     """Quantile 1 - level/2 of Student's t; the normal's from 1,000 degrees of freedom on."""
-    from scipy.stats import norm, t
+    if degrees >= 1000:
+        return NormalDist().inv_cdf(1 - level / 2)
+    from scipy.special import stdtrit  # scipy.stats has it too, but takes a second of processor time to import
 
-    return float(norm.ppf(1 - level / 2) if degrees >= 1000 else t.ppf(1 - level / 2, max(1.0, degrees)))
+    return float(stdtrit(max(1.0, degrees), 1 - level / 2))
 
 
 def score_interval(value: float, stderr: float | None, n: int) -> tuple[float, float] | None:

@@ -57,7 +57,7 @@ def level_trend(x: Sequence[float], values: Sequence[float], last: int = 8) -> L
     Its scatter around the line is what the standard error comes from, so training noise is in it. Source: ordinary
     least squares with Student's t on n - 2 degrees of freedom.
     """
-    from scipy.stats import t
+    from scipy.special import stdtr
 
     xs, ys = list(x[-last:]), list(values[-last:])
     count = len(xs)
@@ -69,7 +69,7 @@ def level_trend(x: Sequence[float], values: Sequence[float], last: int = 8) -> L
     slope = math.fsum((one - centre) * (value - level) for one, value in zip(xs, ys, strict=True)) / spread
     left = [value - level - slope * (one - centre) for one, value in zip(xs, ys, strict=True)]
     stderr = math.sqrt(math.fsum(one * one for one in left) / (count - 2) / spread)
-    p_value = float(2 * t.sf(abs(slope) / stderr, count - 2)) if stderr > 0 else float(slope == 0.0)
+    p_value = float(2 * stdtr(count - 2, -abs(slope) / stderr)) if stderr > 0 else float(slope == 0.0)
     width, half = max(xs) - min(xs), student_quantile(count - 2) * stderr
     low, high = (slope - half) * width, (slope + half) * width
     return LevelTrend(slope, stderr, p_value, slope * width, low, high, count, stderr * math.sqrt(spread))

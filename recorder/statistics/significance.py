@@ -37,11 +37,12 @@ def exact_mcnemar(gained: int, lost: int) -> float:
 def sign_flip_test(differences: Sequence[float], draws: int = DRAWS) -> float:
     """Two-sided p-value that each difference has either sign as likely: how often flipped signs give a sum as large.
 
-    Differences of items in clusters are to be summed by cluster first. Exact for whole multiples of one number (the
-    distribution of the sum is built one difference after the other) and for up to 12 differences; else ``draws``
-    random flips, always the same (the normal distribution above 2,000 differences), and from 3.5 standard errors on the bound 3.178 P(|Z| >= z), which no choice of
-    differences exceeds. Sources: Fisher 1935, The Design of Experiments, section 21; for model evaluations Kübler et
-    al. 2026 (arXiv 2602.10144); the bound is Bentkus & Dzindzalieta 2015 (Bernoulli 21:1213).
+    The permutation test of paired outcomes: to flip a sign is to swap old and new. Differences of items in clusters
+    are to be summed by cluster first. Exact for whole multiples of one number (the distribution of the sum is built one
+    difference after the other) and for up to 12 differences; else ``draws`` random flips, always the same (the normal
+    distribution above 2,000 differences), and from 3.5 standard errors on the bound 3.178 P(|Z| >= z), which no choice
+    of differences exceeds. Sources: Fisher 1935, The Design of Experiments, section 21; for model evaluations Kübler
+    et al. 2026 (arXiv 2602.10144); the bound is Bentkus & Dzindzalieta 2015 (Bernoulli 21:1213).
     """
     import numpy
 
@@ -96,26 +97,6 @@ def _exact_flips(numpy: Any, steps: Any) -> float:
     return min(1.0, float(chances[cells].sum()))
 
 
-def permutation_test(new: Sequence[float], old: Sequence[float], draws: int = DRAWS) -> float:
-    """Two-sided p-value that two samples that cannot be paired have one mean: groups are dealt out again at random.
-
-    (1 + number of deals with a difference as large) / (1 + draws). Source: Pitman 1937, Supplement to JRSS 4:119; the
-    added ones keep it valid (Phipson & Smyth 2010, Stat. Appl. Genet. Mol. Biol. 9:39).
-    """
-    import numpy
-
-    if not new or not old:
-        raise ValueError("expected at least one value in each sample")
-    together = numpy.array([*new, *old], dtype=float)
-    observed = abs(together[: len(new)].mean() - together[len(new) :].mean()) * (1 - 1e-9)
-    generator = numpy.random.default_rng(0)
-    total, larger = together.sum(), 0
-    for _ in range(draws):
-        part = generator.permutation(together)[: len(new)].sum()
-        larger += int(abs(part / len(new) - (total - part) / len(old)) >= observed)
-    return (1 + larger) / (1 + draws)
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number, in the same order: below 5 % all claims together err in 5 % at most.
 
@@ -125,17 +106,4 @@ def holm(p_values: Sequence[float]) -> list[float]:
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         corrected[index] = largest
-    return corrected
-
-
-def benjamini_hochberg(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for a table of details: of the claims below 5 % about 5 % are expected to be wrong.
-
-    Of the k-th smallest the smallest m p_j / j with j >= k. Source: Benjamini & Hochberg 1995, JRSS B 57:289.
-    """
-    corrected, smallest = [0.0] * len(p_values), 1.0
-    order = sorted(range(len(p_values)), key=lambda index: p_values[index])
-    for rank, index in reversed(list(enumerate(order, start=1))):
-        smallest = min(smallest, len(p_values) * p_values[index] / rank)
-        corrected[index] = smallest
     return corrected

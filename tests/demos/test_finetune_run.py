@@ -13,13 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.eval_scripts.dimensions_world import run_script
-
 HOME = Path(__file__).resolve().parents[2]
 FINETUNE = HOME / "demos" / "finetune"
 sys.path.insert(0, str(FINETUNE))
 
 import finetune  # noqa: E402
+import tiny_model  # noqa: E402
 
 FLAGS = [
     *("--learning_rate", "5e-3", "--num_train_epochs", "40", "--save_steps", "50", "--logging_steps", "10"),
@@ -31,7 +30,7 @@ FLAGS = [
 def mnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("finetune") / "mnt"
     shutil.copytree(FINETUNE / "datasets", directory / "datasets")
-    subprocess.run([sys.executable, str(FINETUNE / "tiny_model.py"), str(directory / "tiny")], check=True, timeout=200)
+    tiny_model.save(directory / "tiny")
     return directory
 
 
@@ -101,8 +100,13 @@ def test_all_weights_are_trained_and_every_checkpoint_is_scored(mnt: Path, capfd
     assert steps and min(steps) > saved[-2]
     assert (mnt / "output_path" / f"checkpoint-{saved[-1]}" / "model.safetensors").is_file()
 
-    code, answer, _ = run_script("diagnosis_monitoring", str(log))
-    assert code == 0 and set(answer["data"]["current_risks"].values()) <= {"High", "Medium", "Low"}
+    from autoeval.diagnosis.follow import follow
+    from autoeval.diagnosis.report import diagnose
+
+    told = diagnose(follow(log))["log"]
+    assert (
+        told["format"] == "hf-trainer-printed" and told["rows"] >= len(steps) and told["validations"]["validation"] >= 2
+    )
 
 
 @pytest.mark.slow
@@ -110,12 +114,13 @@ def test_lora_checkpoints_are_scored_too(mnt: Path, tmp_path: Path, capfd: pytes
     here = tmp_path / "mnt"
     here.mkdir()
     shutil.copytree(mnt / "datasets", here / "datasets")
-    ended = train(here, "--num_train_epochs", "20", "--save_steps", "20", MODEL=str(mnt / "tiny"))
-    assert ended.returncode == 0, ended.stderr[-3000:]
+    flags = [*FLAGS, *where(here, model=mnt / "tiny")]
+    assert finetune.main([*flags, "--max_steps", "20", "--save_steps", "10"]) == 0
     newest = sorted((here / "output_path").glob("checkpoint-*"))[-1]
     assert (newest / "adapter_model.safetensors").is_file() and not (newest / "config.json").exists()
     assert Path(json.loads((newest / "adapter_config.json").read_text())["base_model_name_or_path"]).is_absolute()
-    assert sorted(scores(here, FINETUNE / "evaluator.yaml")) == [20, 40, 60]
-    flags = [*FLAGS, *where(here, model=mnt / "tiny"), "--output_path", str(tmp_path / "x")]
-    assert finetune.main([*flags, "--lora_module_name", "gate_proj,w1"]) == 2
+    assert sorted(scores(here, FINETUNE / "evaluator.yaml")) == [10, 20]
+    assert finetune.main([*flags, "--output_path", str(tmp_path / "x"), "--lora_module_name", "gate_proj,w1"]) == 2
     assert "--lora_module_name: the model has no 'w1' (it has:" in capfd.readouterr().err
+    assert finetune.main([*flags, "--output_path", str(tmp_path / "x"), "--lr_scheduler_type", "sine"]) == 2
+    assert not (tmp_path / "x").exists()

@@ -110,6 +110,16 @@ def test_a_log_that_was_rotated(tmp_path: Path, how: str) -> None:
     assert told.rewinds == [] and told.last == len(losses_of(told)) == (200 if how == "renamed" else 140)
 
 
+def test_seconds_and_milliseconds_an_iteration_are_the_same_log(tmp_path: Path) -> None:
+    """BigScience's fork of Megatron-DeepSpeed prints ``elapsed time per iteration (s)``."""
+    lines = megatron(falling(200))
+    other = [line.replace("iteration (ms): 1500.0", "iteration (s): 1.50") for line in lines]
+    assert other != lines
+    one, two = read(write(tmp_path / "ms.log", lines)), read(write(tmp_path / "s.log", other))
+    assert len(losses_of(two)) == 200 and losses_of(two) == losses_of(one)
+    assert two.curve.rate == pytest.approx(one.curve.rate) and one.curve.rate[0] == pytest.approx(288 / 1.5)
+
+
 def test_a_trainer_state_is_written_anew_each_time(tmp_path: Path) -> None:
     path, state = tmp_path / "trainer_state.json", tmp_path / "s.json"
     for steps in (10, 20):
@@ -121,9 +131,19 @@ def test_a_trainer_state_is_written_anew_each_time(tmp_path: Path) -> None:
 
 def test_a_state_that_is_broken_or_of_another_log_is_begun_anew(tmp_path: Path) -> None:
     log, state = write(tmp_path / "t.log", megatron(falling(50))), tmp_path / "state.json"
-    for content in ("{", "[]", "{}", json.dumps({"version": 1, "path": "elsewhere"})):
+    for content in ('{"version": 1, "pos', '{"version": 1}', json.dumps({"version": 1, "path": "elsewhere"})):
         state.write_text(content)
         assert len(losses_of(follow(log, state))) == 50
+
+
+def test_a_file_that_is_no_state_is_not_overwritten(tmp_path: Path) -> None:
+    log = write(tmp_path / "t.log", megatron(falling(50)))
+    other = write(tmp_path / "train.jsonl", ['{"messages": []}'])
+    for file in (log, other):
+        before = file.read_bytes()
+        with pytest.raises(ValueError, match="is not a state"):
+            follow(log, file)
+        assert file.read_bytes() == before
 
 
 def test_what_is_no_training_log(tmp_path: Path) -> None:
@@ -132,6 +152,9 @@ def test_what_is_no_training_log(tmp_path: Path) -> None:
         read(empty)
     with pytest.raises(UnknownLogError, match="no line of a training log"):
         read(write(tmp_path / "other.log", ["hello", "{}", "\x00\xff" * 50]))
+    begun = write(tmp_path / "begun.log", [':::MLLOG {"key": "submission_benchmark", "value": "gpt3"}'])
+    with pytest.raises(UnknownLogError, match=r"begun\.log: a log of the kind mlperf, but without"):
+        read(begun)
 
 
 def test_memory_does_not_grow_with_the_log(tmp_path: Path) -> None:
@@ -155,7 +178,8 @@ def ledger(path: Path, right: dict[int, list[int]]) -> None:
 def test_items_that_were_forgotten(tmp_path: Path, lost: int, level: str) -> None:
     best = [1] * 300 + [0] * 100
     ledger(tmp_path / "ledger.sqlite", {1000: [0] * 400, 2000: best, 3000: [0] * lost + best[lost:]})
-    write(tmp_path / "t.log", megatron(falling(100)))
+    lines = [f"{{'loss': {loss:.4f}, 'epoch': {i / 50}}}" for i, loss in enumerate(falling(100), 1)]  # counts epochs
+    write(tmp_path / "t.log", lines)
     command = [
         sys.executable,
         HOME / "eval/diagnosis_monitoring.py",
@@ -170,6 +194,7 @@ def test_items_that_were_forgotten(tmp_path: Path, lost: int, level: str) -> Non
     assert data["current_risks"]["catastrophic_forgetting"] == level
     if level == "High":
         (evidence,) = data["evidence"]["catastrophic_forgetting"]
+        assert "the checkpoint of iteration 3000 lost 60 that the one of iteration 2000 had" in evidence["text"]
         assert evidence["rule"] == "item_flips" and evidence["range"] == [2000.0, 3000.0]
         assert (evidence["values"]["lost"], evidence["values"]["gained"]) == (60, 0)
 

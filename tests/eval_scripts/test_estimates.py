@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import json
 import math
@@ -76,6 +77,30 @@ def test_a_size_is_the_models_own(tmp_path: Path) -> None:
         assert estimates.size_of(directory, "bfloat16").weight_bytes == 2 * size.parameters
 
 
+def test_masks_of_grouped_queries_and_scores_under_a_soft_cap_are_counted(tmp_path: Path) -> None:
+    from autoeval.models.memory import shaped_pass_bytes
+    from autoeval.models.network import Shape
+
+    size = estimates.size_of(save_tiny_model(tmp_path / "llama", "llama"))
+    assert (size.groups, size.capped) == (2, 0)
+    work = Workload(4, 400, 100, rows=4, batch_tokens=1024)
+    shape = Shape(size.hidden, size.attention, size.widest, size.item, size.cache_bytes, groups=2)
+    counted = estimates.memory_bytes(size, work)["activations"]
+    assert counted == shaped_pass_bytes(shape, size.vocabulary, "cpu", 1024, 500)
+    plain = estimates.memory_bytes(dataclasses.replace(size, groups=1), work)["activations"]
+    capped = estimates.memory_bytes(dataclasses.replace(size, capped=4), work)["activations"]
+    assert counted - plain == 1024 * 500 + 500 * 500 * size.item  # a byte a pair, and a segment's mask as numbers
+    assert capped - counted == 500 * 500 * 4 * 4 * 4
+
+
+def test_the_workload_is_what_the_scorer_will_have_under_way() -> None:
+    from autoeval.model_eval.dataset_metrics import workload
+
+    assert workload([10, 20], 5, "cpu", None, 512) == Workload(2, 15, 5, rows=128, batch_tokens=1024)
+    assert workload([10, 20], 5, "cpu", 10, 512) == Workload(2, 15, 5, rows=128, batch_tokens=5120)
+    assert workload([10, 20], 5, "cpu", 1, 64).rows == 64
+
+
 def test_the_constants_are_those_that_fit_the_measured_runs() -> None:
     fitted = estimates.calibrate(RUNS)
     for name in ("prefill", "decode", "layer_seconds"):
@@ -97,7 +122,7 @@ def test_estimates_are_near_what_was_measured() -> None:
 def test_a_machine_is_measured() -> None:
     machine = estimates.measure_machine()
     assert 1e8 < machine.flops < 1e15 and 1e8 < machine.bandwidth < 1e13
-    said = estimates.in_words(SIZE, Workload(3, 10, 4), machine)
+    said = estimates.in_words(SIZE, Workload(3, 10, 4), machine, batch=3)
     assert "memory:" in said and "duration:" in said and "published formula" in said
 
 

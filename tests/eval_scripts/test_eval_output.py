@@ -30,6 +30,12 @@ def work(options):
     if options.kind == "sleep":
         print("asleep", flush=True)
         time.sleep(60)
+    if options.kind == "swallow":
+        try:
+            print("asleep", flush=True)
+            time.sleep(60)
+        except BaseException:
+            pass
     return "完成", {"x": float("nan"), "y": [1.5, float("inf")]}
 sys.exit(run_script(parser, work))
 """
@@ -62,10 +68,11 @@ def test_a_failure_is_answered_in_the_same_shape(arguments: list[str], code: int
     assert ("Traceback" in errors) == (arguments == ["bug"])
 
 
-def test_interrupted_is_130() -> None:
+@pytest.mark.parametrize("kind", ["sleep", "swallow"])  # a library's import may swallow it
+def test_interrupted_is_130(kind: str) -> None:
     environment = os.environ | {"PYTHONPATH": str(HOME)}
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, "sleep"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", SCRIPT, kind], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert process.stderr is not None
     for line in process.stderr:

@@ -59,7 +59,9 @@ def data_paths(folder: Path) -> dict[str, str]:
 
 @needs_data
 @pytest.mark.slow
-def test_the_published_command_gives_the_published_answer_on_real_data(model: Path, tmp_path: Path) -> None:
+def test_the_published_command_gives_the_published_answer_on_real_data(
+    model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     kept = {"max_seq_len": 512, "limit": 16, "data_dir": data_paths(tmp_path), "output_path": str(tmp_path / "first")}
     code, answer, _ = run_script(SCRIPT, str(model), json.dumps(DIMENSIONS), parameters(**kept))
     assert code == 0
@@ -75,7 +77,7 @@ def test_the_published_command_gives_the_published_answer_on_real_data(model: Pa
     # The same model against its own earlier answer, item by item: nothing can be told apart.
     again = {**kept, "reference": str(tmp_path / "first"), "output_path": str(tmp_path / "second"), "lang": "en"}
     two = ["inference_ability", "innovation_capacity"]
-    code, answer, _ = run_script(SCRIPT, str(model), json.dumps(two), parameters(**again))
+    code, answer = call_script(SCRIPT, [str(model), json.dumps(two), parameters(**again)], capfd)
     assert code == 0
     jsonschema.validate(answer, five_dimensions_schema(two))
     for one in answer["diagnosis"]["dimensions"].values():
@@ -97,6 +99,9 @@ def test_the_published_command_gives_the_published_answer_on_real_data(model: Pa
         (['["inference_ability"]', parameters(max_seq_length=5)], "unknown key 'max_seq_length'; did you mean"),
         (['["inference_ability"]', parameters(max_seq_len="512")], "max_seq_len is '512', expected a whole number"),
         (['["inference_ability"]', parameters(data_dir={"maths": "x"})], "data_dir: unknown dimension 'maths'"),
+        (['["inference_ability"]', parameters(dtype="float99")], "dtype is 'float99', expected one of auto, float32"),
+        (['["inference_ability"]', parameters(device="cuda:99")], "device is 'cuda:99', but there are"),
+        (['["inference_ability"]', parameters(device="gpu")], "device is 'gpu', expected auto, cpu, cuda or cuda:N"),
     ],
 )
 def test_a_wrong_argument_is_named(arguments: list[str], expected: str) -> None:
@@ -144,7 +149,10 @@ def test_one_answer_to_everything_is_no_better_than_chance_whatever_its_accuracy
     always = answered(afqmc(tmp_path), ["0"] * 60)
     assert always.main.value == pytest.approx(2 / 3)  # well above a guess of 1/2
     assert always.chance == pytest.approx(2 / 3)
-    assert diagnose({"inference_ability": always})["weak_dimensions"] == ["inference_ability"]
+    assert always.above_chance is not None and always.above_chance.value == 0.0 and always.above_chance.p_value == 1.0
+    told = diagnose({"inference_ability": always}, lang="en")
+    assert told["weak_dimensions"] == ["inference_ability"]
+    assert "(p = 1;" in told["dimensions"]["inference_ability"]["reasons"][0]
 
 
 def test_answers_that_belong_to_their_questions_are_above_chance(tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def test_the_published_command(model: Path, tmp_path: Path) -> None:
         assert answer["data"]["evaluation_results"][name] == pytest.approx(mean, abs=1e-4)
     assert json.loads((output / "results.json").read_text()) == answer["data"]
     before = said.index("memory:"), said.index("duration:")
-    assert max(before) < said.index("items")  # the estimates come before the first item
+    assert max(before) < said.index("3 of 3 items")  # the estimates come before the first item
 
 
 @pytest.mark.parametrize(
@@ -145,8 +145,20 @@ def test_where_the_output_goes(tmp_path: Path) -> None:
         output_files(str(tmp_path / "c"))
 
 
+@pytest.mark.parametrize("output", ["test.jsonl", "test.json"])
+def test_the_data_set_is_not_overwritten(output: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = write(tmp_path / "test.jsonl", GOOD)
+    before = file.read_bytes()
+    flags = ["--model_name_or_path", "x", "--dataset_path", str(file), "--evaluation_metrics", "Acc"]
+    code, answer = call_script(SCRIPT, [*flags, "--output_path", str(tmp_path / output)], capfd)
+    assert code == 2 and "is the data set and would be overwritten" in answer["msg"]
+    assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]
+
+
 def test_a_gpu_that_is_not_here_is_said_and_the_cpu_taken(caplog: pytest.LogCaptureFixture) -> None:
     from autoeval.model_eval.arguments import device_of_gpu
 
     assert device_of_gpu("cpu") == "cpu" and not caplog.records
     assert device_of_gpu("99") == "cpu" and "gpu_id 99" in caplog.text
+    with pytest.raises(ValueError, match="gpu_id 'first': expected the number of a GPU, or cpu"):
+        device_of_gpu("first")

@@ -47,7 +47,9 @@ def record(question: str, intent: str, **more: object) -> dict:
 
 
 @pytest.mark.slow
-def test_mismatches_and_similar_intents_with_their_lines(tmp_path: Path, model: Path) -> None:
+def test_mismatches_and_similar_intents_with_their_lines(
+    tmp_path: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = tmp_path / "combine_data.json"
     rows = [
         record("where is my card", "lost_card"),
@@ -56,7 +58,7 @@ def test_mismatches_and_similar_intents_with_their_lines(tmp_path: Path, model: 
         record("what is the exchange rate", "rates"),
     ]
     data.write_text(json.dumps(rows))
-    status, answer, _ = run("--data_file_path", data.name, "--model_path", model, cwd=tmp_path)
+    status, answer, _ = run_here(capsys, "--data_file_path", data, "--model_path", model)
     assert status == 0 and answer["code"] == 0
     assert answer["data"] == {
         "mismatched_intents": [
@@ -151,6 +153,8 @@ def test_an_instruction_that_all_share_is_no_question(tmp_path: Path) -> None:
         ('{"instruction": "a", "input": {}, "intent": "x", "output": ""}', "line 0 (from 0): input: expected a text"),
         ('{"instruction": " ", "input": "[]", "intent": "x", "output": ""}', "line 0 (from 0): there is no question"),
         ("[\n{},\n{]", "line 2 (from 0): no JSON"),
+        ("[" * 100_000, "cannot be read: maximum recursion depth"),
+        ('{"n": ' + "9" * 5000 + "}", "line 0 (from 0): cannot be read: Exceeds the limit"),
         ("", "no records in it"),
     ],
 )
@@ -181,6 +185,7 @@ def test_what_is_wrong_is_answered_in_json(tmp_path: Path) -> None:
         (["--data_file_path", data, "--model_path", "nowhere"], "nowhere: no such directory"),
         (["--data_file_path", data], "the following arguments are required: --model_path"),
         (["--data_file_path", data, "--model_path", model, "--similarity_threshold", "91"], "between -1 and 1"),
+        (["--data_file_path", data, "--model_path", model, "--batch_size", "x"], "whole number of at least 1, found x"),
     ):
         status, answer, _ = run(*arguments, cwd=tmp_path)
         assert status == answer["code"] == 2 and answer["data"] == {}

@@ -80,6 +80,24 @@ def test_minmax_does_not_put_percentages_beside_shares() -> None:
     assert all(row.score is None for row in rows)
 
 
+def level(name: str, piqa: float, loss: float) -> PublishedModel:
+    row = PublishedRow(0, None, {"piqa.acc": piqa, "text.brier_score": loss})
+    return PublishedModel(name, "", (row,), {"piqa.acc": 0.5}, ("text.brier_score",))
+
+
+def test_guessing_is_0_though_nobody_has_a_course() -> None:
+    """Single rows of other harnesses know what guessing gives, and that a Brier score is better when lower."""
+    rows = leaderboard([], levels([level("p", 0.5, 0.2), level("q", 0.75, 0.9)]))
+    assert [(row.model, row.score, row.averaged) for row in rows] == [
+        ("q", pytest.approx(0.5), ("piqa.acc",)),
+        ("p", pytest.approx(0.0), ("piqa.acc",)),
+    ]
+    rows = leaderboard([], levels([level("p", 0.5, 0.2), level("q", 0.5, 0.9)]), scoring="minmax")
+    assert [(row.model, row.score) for row in rows] == [("p", 1.0), ("q", 0.0)]
+    ours = [score("gpt", 1, "piqa.acc", 0.75), score("gpt", 1, "text.brier_score", 0.1, position=1)]
+    assert {row.model: row.score for row in leaderboard(ours, levels([level("p", 0.5, 0.2)]))} == {"gpt": 0.5, "p": 0.0}
+
+
 def test_an_excluded_model_is_no_part_of_the_cohort() -> None:
     scores = [score(m, 1, "a.acc", v) for m, v in (("p", 0.2), ("q", 0.4), ("r", 0.9))]
     board = build_board(scores, [], Choice(excluded=("r",), scoring="minmax"))
@@ -115,7 +133,14 @@ def test_the_quick_board_is_the_board(tmp_path: Path, seed: int) -> None:
         PublishedModel("course", "", tuple(PublishedRow(at, None, {"a.acc": at / 9, "b.acc": 0.5}) for at in (1, 5))),
         PublishedModel("level", "", (PublishedRow(0, 3.0, {"a.acc": 0.5, "b.acc": 0.4, "c.acc": 0.3}),)),
     ]
-    for choice in (Choice(), Choice(iterations=(("gpt", "best"), ("other", 3000))), Choice(scoring="minmax")):
+    for choice in (
+        Choice(),
+        Choice(iterations=(("gpt", "best"), ("other", 3000))),
+        Choice(scoring="minmax"),
+        Choice(excluded=("other",)),
+        Choice(excluded=("gpt", "level")),
+        Choice(metrics=("a.odd", "b.acc", "c.acc")),
+    ):
         whole = build_board([*ledger.scores(), *courses(models)], levels(models), choice)
         assert board_of(ledger, models, choice).rows == whole.rows
     ledger.close()

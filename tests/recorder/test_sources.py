@@ -15,6 +15,8 @@ from recorder.published_models import courses, levels, remember, remembered
 from recorder.results import CheckpointRef, Score, TaskResult
 from recorder.sources.measurement import SourceError, iteration_in
 from recorder.sources.reading import read_model
+from recorder.verdict import checkpoint_verdict
+from recorder.wandb_writer import main
 from recorder.writer_config import Evaluation, WriterConfigError, read_config
 
 WRITTEN = Path(__file__).with_name("written_elsewhere")
@@ -141,6 +143,14 @@ def test_names_are_made_ours() -> None:
         ('{"results": {"piqa": 0.5}}', r"results\.piqa: expected a mapping"),
         ('{"results": {"piqa": {"acc": NaN}}}', r"results\.piqa\.acc: expected a finite number"),
         ('{"results": {"piqa": {"acc": [1, 2]}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected 1 numbers"),
+        ('{"results": {"piqa": {"acc": 1}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected 1 numbers"),
+        ('{"results": {"piqa": [1]}, "checkpoints": [1]}', r"results\.piqa: expected a mapping"),
+        ('{"results": {"piqa": {"acc": ["x"]}}, "checkpoints": [1]}', r"results\.piqa\.acc: expected a finite number"),
+        ('{"results": {"piqa": {"acc": [1]}}, "checkpoints": ["a"]}', "checkpoints: expected a finite number"),
+        ('{"results": {"piqa": {"acc": [1]}}, "checkpoints": [1], "tokens": 5}', "tokens: expected 1 numbers"),
+        ('{"results": {"piqa": {"acc": 1}}, "config": "x"}', "config: expected a mapping"),
+        ('{"results": {"piqa": {"acc": 1}}, "n-samples": {"piqa": 3}}', r"n-samples\.piqa: expected a mapping"),
+        ('{"results": {}}', "there is no number in it"),
     ],
 )
 def test_a_wrong_file_is_named(tmp_path: Path, content: str, said: str) -> None:
@@ -202,3 +212,50 @@ def test_models_outlive_their_ledger(tmp_path: Path) -> None:
     scores = courses([course])
     first = [(row.task, round(row.value, 9), row.position) for row in scores if row.iteration == 2000]
     assert first == [("piqa", 0.615, 0), ("gen", 0.4, 0), ("gen", 0.125, 1)]
+
+
+def answers(path: Path, predictions: str, key: str = "ABCDABCD") -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [
+        f'{k},"What, {k}?",w,x,y,z,{"ABCD".index(a)},{p}' for k, (a, p) in enumerate(zip(key, predictions, strict=True))
+    ]
+    path.write_text("\n".join([",question,choice0,choice1,choice2,choice3,answer,prediction", *lines]) + "\n")
+
+
+def test_answers_to_each_question_are_items(tmp_path: Path) -> None:
+    answers(tmp_path / "checkpoint-50/algebra_result.csv", "ABCDAAAA")
+    answers(tmp_path / "checkpoint-50/history_result.csv", "AAAAAAAA")
+    answers(tmp_path / "checkpoint-100/algebra_result.csv", "ABCDABCD")
+    answers(tmp_path / "checkpoint-100/history_result.csv", "AAAAAAAA")
+    first, last = model_of(tmp_path, "predictions").rows
+    assert (first.iteration, first.values) == (50, {"algebra.acc": 0.625, "history.acc": 0.25})
+    assert first.stderrs["algebra.acc"] == pytest.approx(math.sqrt(0.625 * 0.375 / 7)) and last.n["algebra.acc"] == 8
+    model = model_of(tmp_path, "predictions", groups={"mmlu": "*"})
+    assert model.rows[1].values == {"mmlu.acc": 0.625} and model.chance == {"mmlu.acc": 0.25}
+    found = checkpoint_verdict(model.scores(), "m", items=lambda _, at: model.outcomes(at))
+    assert found is not None and found.previous is not None
+    (task,) = found.previous.tasks
+    assert task.paired and (task.difference.gained, task.difference.lost, task.difference.n) == (3, 0, 16)
+
+
+def test_wrong_answers_are_named_with_their_line(tmp_path: Path) -> None:
+    path = tmp_path / "algebra.csv"
+    for text, said in (
+        ("question,answer\nx,1\n", "line 1: expected the columns .*prediction is missing"),
+        ("question,answer,prediction\nx,1,A\ny,?,A\n", "line 3: answer: expected a letter"),
+        ("question,answer,prediction\nx,1,A\nx,1,A\n", "line 3: the same question comes twice"),
+        ("question,answer,prediction\n", "there is no question"),
+    ):
+        path.write_text(text)
+        with pytest.raises(SourceError, match=rf"algebra\.csv: {said}"):
+            model_of(path, "predictions")
+
+
+def test_ctrl_c_is_no_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recorder.wandb_writer.read_model", interrupted)
+    config = tmp_path / "c.yaml"
+    config.write_text("project: p\nevals: [{source: lm_eval, model_name: x, path: y}]\n")
+    assert main(["--config", str(config)]) == 130 and "stopped" in capsys.readouterr().err

@@ -13,20 +13,17 @@ import numpy
 import pytest
 
 from recorder.ledger import Outcomes, ScoreRow
-from recorder.power_law import Course, bootstrap
+from recorder.power_law import Course, bootstrap, representatives
 from recorder.statistics import (
-    LEVEL,
     Difference,
     clopper_pearson_interval,
     clustered_standard_error,
-    e_value,
-    evidence_interval,
     mean_difference,
     paired_difference,
-    permutation_test,
     score_interval,
     share_of_look,
 )
+from recorder.trend import worth
 from recorder.verdict import checkpoint_verdict
 
 stats = pytest.importorskip("scipy.stats")
@@ -172,44 +169,11 @@ def test_the_mean_over_tasks_covers_too() -> None:
     assert 0.93 <= inside / draws <= 0.97
 
 
-def test_evidence_may_be_read_at_any_time() -> None:
-    """2,000 runs under the null, read after each of 200 differences: above 20 in 5 % at most. 1,000 with an effect: found."""
-    rng = numpy.random.default_rng(2)
-    signs = rng.choice((-1.0, 1.0), size=(2000, 200)) * rng.integers(0, 3, size=(2000, 200))
-    total, squares = signs.cumsum(axis=1), (signs**2).cumsum(axis=1)
-    ever = (numpy.sqrt(10 / (squares + 10)) * numpy.exp(total**2 / (2 * (squares + 10)))).max(axis=1) >= 20
-    assert ever.mean() <= 0.05
-    assert e_value(signs[0], 10.0) == pytest.approx(
-        float(numpy.sqrt(10 / (squares[0, -1] + 10)) * numpy.exp(total[0, -1] ** 2 / (2 * (squares[0, -1] + 10))))
-    )
-    risen = numpy.where(rng.random((200, 200)) < 0.70, 1.0, -1.0)
-    assert fmean(e_value(list(row), 10.0) >= 20 for row in risen) > 0.95
-
-
-def test_confidence_sequences_hold_at_all_times_together() -> None:
-    rng, missed = numpy.random.default_rng(6), 0
-    for _ in range(200):
-        values = (rng.random(400) < 0.3).astype(float)
-        for n in range(50, 401, 10):
-            low, high = evidence_interval(list(values[:n]), 10.0)
-            if not low <= 0.3 <= high:
-                missed += 1
-                break
-    assert missed / 200 <= 0.05
-
-
 def test_clusters_of_one_item_are_no_clusters() -> None:
     values = [0.0, 1.0, 1.0, 0.0, 1.0]
     assert clustered_standard_error(values, range(5)) == pytest.approx(numpy.std(values, ddof=1) / 5**0.5)
     assert clustered_standard_error([1.0, 1.0, 0.0, 0.0], ["a", "a", "b", "b"]) == pytest.approx(0.5)  # as two items
     assert clustered_standard_error([1.0, 0.0], ["a", "a"]) is None
-
-
-def test_the_permutation_test_keeps_its_level() -> None:
-    rng = numpy.random.default_rng(9)
-    wrong = sum(permutation_test(*rng.normal(0, 1, (2, 12)).tolist(), draws=199) < LEVEL for _ in range(300))
-    assert wrong / 300 <= 0.05 + 2 * (0.05 * 0.95 / 300) ** 0.5
-    assert permutation_test([1.0] * 9, [0.0] * 9) < 1e-3
 
 
 @pytest.mark.parametrize("with_items", [False, True])
@@ -229,7 +193,7 @@ def test_the_expected_gain_is_in_its_interval(with_items: bool) -> None:
             difficulty = rng.random(400)  # right when below the level, and a share of answers by luck
             right = (difficulty[None, :] + rng.normal(0, 0.05, (20, 400)) < accuracy(x)[:, None]).astype(float)
             truth = fmean_of(difficulty, float(accuracy(225.0))) - fmean_of(difficulty, float(accuracy(150.0)))
-            course = Course(tuple(x), tuple(right.mean(axis=1)), "log accuracy", tuple(map(tuple, right)))
+            course = Course(tuple(x), tuple(right.mean(axis=1)), "log accuracy", dict(enumerate(right)))
         else:
             truth = float(accuracy(225.0) - accuracy(150.0))
             course = Course(tuple(x), tuple(accuracy(x) + rng.normal(0, 0.005, 20)), "log accuracy")
@@ -242,3 +206,34 @@ def test_the_expected_gain_is_in_its_interval(with_items: bool) -> None:
 
 def fmean_of(difficulty: numpy.ndarray, level: float) -> float:
     return float(stats.norm.cdf((level - difficulty) / 0.05).mean())
+
+
+def test_a_course_of_many_checkpoints_is_fitted_to_fewer_points_and_says_the_same() -> None:
+    """600 checkpoints: the gain is as certain as their number makes it, the scatter is that of one of them."""
+    rng, inside = numpy.random.default_rng(21), 0
+    x = numpy.linspace(1.0, 150.0, 600)
+    level = numpy.exp(-(0.35 + 2.5 * x**-0.4))
+    truth = float(numpy.exp(-(0.35 + 2.5 * 225.0**-0.4)) - level[-1])
+    for _ in range(40):
+        fits = bootstrap(Course(tuple(x), tuple(level + rng.normal(0, 0.005, 600)), "log accuracy"), 200)
+        assert fits is not None and len(representatives(tuple(x))) == 64 and fits.checkpoints > 500
+        assert fits.scatter == pytest.approx(0.005, rel=0.2)
+        _, low, high = fits.gain(150.0, 75.0)
+        inside += low <= truth <= high
+        assert high - low < 0.02
+    assert inside / 40 >= 0.80
+
+
+def test_items_are_read_of_the_checkpoints_that_are_fitted_only() -> None:
+    scores = [
+        ScoreRow("m", at, None, "t", "v", "acc", 0.9 - 0.5 * at**-0.3, 0.05, 4, True, "icl", False, 0.0, None, "f", 0)
+        for at in range(1, 501)
+    ]
+    read: list[int] = []
+
+    def items(_: str, at: int) -> Mapping[str, Outcomes]:
+        read.append(at)
+        return {"t.acc": Outcomes({str(k): float(k < 2) for k in range(4)})}
+
+    assert worth(scores, "m", items=items, draws=20) is not None
+    assert len(read) == len(set(read)) <= 66 and {499, 500} <= set(read)

@@ -9,10 +9,10 @@ import numpy
 import pytest
 
 from recorder.baselines import Baseline
-from recorder.benchmark_health import benchmark_health
+from recorder.benchmark_health import _spearman, benchmark_health
 from recorder.ledger import Ledger, Outcomes
 from recorder.results import CheckpointRef, Item, Score, TaskResult
-from recorder.statistics import benjamini_hochberg, checkpoint_noise, level_trend
+from recorder.statistics import checkpoint_noise, clopper_pearson_interval, level_trend, student_quantile
 from recorder.trajectories import item_trajectory, task_trajectories, trajectories
 from recorder.trend import worth
 from recorder.verdict import checkpoint_verdict
@@ -122,29 +122,6 @@ def test_a_lower_perplexity_is_better(ledger: Ledger) -> None:
     (task,) = found.previous.tasks
     assert (task.new, task.old, task.word, task.averaged) == (2.0, 3.0, "better", False)
     assert task.difference.value == pytest.approx(1.0)
-
-
-def test_benjamini_hochberg_equals_the_worked_example() -> None:
-    """Benjamini & Hochberg 1995, section 3.2's rule on fifteen p-values: four are rejected at 5 %."""
-    p = [
-        0.0001,
-        0.0004,
-        0.0019,
-        0.0095,
-        0.0201,
-        0.0278,
-        0.0298,
-        0.0344,
-        0.0459,
-        0.3240,
-        0.4262,
-        0.5719,
-        0.6528,
-        0.7590,
-        1.0,
-    ]
-    assert sum(one <= 0.05 for one in benjamini_hochberg(p)) == 4
-    assert benjamini_hochberg([]) == []
 
 
 def test_noise_of_a_run_is_found_whatever_its_slope() -> None:
@@ -259,3 +236,34 @@ def test_the_best_checkpoint_is_held_against_the_newest(ledger: Ledger) -> None:
     assert [(one.old, one.new) for one in found.forgetting] == [(1, 2), (2, 3), (3, 4), (2, 4)]
     assert found.forgetting[-1].significant and found.forgetting[-1].lost == 30
     assert found.never_learned == 20  # 80 to 89 were right once, which may be luck
+
+
+def test_quantiles_equal_scipys() -> None:
+    stats = pytest.importorskip("scipy.stats")
+    x, y = [1, 2, 3, 4, 5, 6], [0.1, 0.3, 0.3, 0.2, 0.3, 0.5]
+    assert _spearman(x, y) == pytest.approx(stats.spearmanr(x, y).statistic)
+    for degrees in (1, 2.5, 30, 999, 1000, 1e6):
+        assert student_quantile(degrees) == pytest.approx(stats.t.ppf(0.975, degrees), rel=2e-3)
+    line = stats.linregress(x, y)
+    found = level_trend(x, y)
+    assert (
+        found is not None and found.p_value == pytest.approx(line.pvalue) and found.slope == pytest.approx(line.slope)
+    )
+    assert clopper_pearson_interval(3, 20) == pytest.approx(tuple(stats.binomtest(3, 20).proportion_ci(method="exact")))
+
+
+def test_the_best_of_many_was_lucky_in_items_too() -> None:
+    """Eight items lost and none gained since the best of six, of which the others say nothing: p x 9, not x 6."""
+    courses = {at: Outcomes({str(k): float(k < count) for k in range(40)}) for at, count in
+               ((1, 22), (2, 30), (3, 29), (4, 26), (5, 24), (6, 22))}  # fmt: skip
+    last = task_trajectories("gpt", "a.acc", courses).forgetting[-1]
+    assert (last.old, last.new, last.lost, last.gained) == (2, 6, 8, 0)
+    assert last.p_value == pytest.approx(0.5**8 * 9)
+
+
+def test_a_further_metric_alone_has_no_outlook(ledger: Ledger) -> None:
+    for at in range(1, 8):
+        scores = (Score("acc", 0.1 * at, 0.01, 50), Score("ppl", 9.0 - at, 0.01, 50, higher_is_better=False))
+        ledger.ingest(TaskResult(CheckpointRef("gpt", at, "f", "/x", 1.0 * at), "a", "v", "icl", scores))
+    future = worth([row for row in ledger.scores() if row.metric == "ppl"], "gpt")
+    assert future is not None and (future.word, future.tasks) == ("too early", ())

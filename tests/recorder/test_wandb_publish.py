@@ -86,7 +86,7 @@ def test_one_run_per_model_with_one_row_per_checkpoint(work_dir: WorkDir):
     assert [row["tokens"] for row in rows] == [1, 2, 3]
     assert [row["mmlu.EM"] for row in rows] == [0.2, 0.4, 0.6]
     assert all(row["mmlu.EM_stderr"] == 0.01 and row["hellaswag.acc_stderr"] == 0.01 for row in rows)
-    assert rows[1]["average"] == pytest.approx((0.4 + 0.5) / 2)
+    assert rows[1]["average"] == pytest.approx(((0.4 + 0.5) / 2 - 0.25) / 0.75)  # guessing is 0
     assert runs[-1].summary["iteration"] == 3000 and runs[-1].summary["mmlu.EM"] == 0.6
     said = "".join(p.read_text(errors="replace") for p in work_dir.path.glob("wandb/**/*.log"))
     assert not re.search(r"less than the current step", said)
@@ -99,7 +99,7 @@ def test_baselines_and_leaderboard_are_runs(work_dir: WorkDir):
     assert set(by_name) == {"gpt", "weak", "strong", "leaderboard"}
     assert "baseline" in by_name["weak"].tags and by_name["weak"].job_type == "checkpoint-eval"
     row = by_name["strong"].history[0]
-    assert (row["tokens"], row["mmlu.EM"], row["average"]) == (300, 0.6, pytest.approx(0.7))
+    assert (row["tokens"], row["mmlu.EM"], row["average"]) == (300, 0.6, pytest.approx((0.7 - 0.25) / 0.75))
     board = by_name["leaderboard"]
     assert board.run_id == "proj-leaderboard"
     assert {"leaderboard._type", "curves._type", "scores_table._type"} <= board.history[0].keys()
@@ -204,7 +204,7 @@ def test_an_average_without_the_task_that_failed_is_not_on_the_curve(work_dir: W
     rows = work_dir.rows(run_id("proj", "gpt"))
     assert [(row.get("mmlu.EM"), row.get("hellaswag.acc"), row.get("average")) for row in rows] == [
         (0.4, None, None),
-        (None, 0.5, pytest.approx(0.45)),
+        (None, 0.5, pytest.approx((0.45 - 0.25) / 0.75)),
     ]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
@@ -89,7 +90,7 @@ class World:
             expected |= {(iteration, f"{task}.acc"): value, (iteration, f"{task}.acc_stderr"): 0.01}
         expected |= {(iteration, "iteration"): iteration, (iteration, "tokens"): iteration * 1e-3}
         shares = [expected[iteration, key] for at, key in expected if at == iteration and key.endswith(".acc")]
-        expected[iteration, "average"] = sum(shares) / len(shares)
+        expected[iteration, "average"] = math.fsum((share - 0.25) / (1 - 0.25) for share in shares) / len(shares)
 
     def publish(self, *, at_once: bool = True, verify: bool = False) -> Outcome:
         return publish_to_wandb(

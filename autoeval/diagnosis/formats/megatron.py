@@ -24,11 +24,12 @@ _VALIDATION = re.compile(
     rb"[^\n]*?lm[ _-]loss value: (?P<loss>[-+0-9.eE]+|nan|inf)"
 )
 _ROW = re.compile(rb"iteration +\d+/ *\d+ \|[^\n]*")
-_MARK = b"elapsed time per iteration (ms)"
+_MARK = b"elapsed time per iteration ("  # (ms), and (s) in BigScience's fork of Megatron-DeepSpeed
 _KEYS = {
     b"consumed samples": "samples",
     b"consumed tokens": "tokens",
     b"elapsed time per iteration (ms)": "milliseconds",
+    b"elapsed time per iteration (s)": "seconds",
     b"learning rate": "learning_rate",
     b"global batch size": "batch",
     b"lm loss": "loss",
@@ -86,8 +87,10 @@ class Megatron:
         import numpy
 
         if "milliseconds" in known:
+            known["seconds"] = known["milliseconds"] / 1000.0
+        if "seconds" in known:
             with numpy.errstate(divide="ignore", invalid="ignore"):
-                known["rate"] = known.get("batch", 1.0) * 1000.0 / known["milliseconds"]
+                known["rate"] = known.get("batch", 1.0) / known["seconds"]
         if "samples" in known and "tokens" not in known and self.sequence_length:
             known["tokens"] = known["samples"] * self.sequence_length
         readings.add_columns(known)

@@ -6,7 +6,10 @@ answers_gen_datasets = [
         type="MessagesDataset",
         path="test.jsonl",
         reader_cfg=dict(output_column="reference"),
-        infer_cfg=dict(retriever=dict(type="ZeroRetriever"), inferencer=dict(type="ChatInferencer", max_out_len=48, chat_template=True)),
+        infer_cfg=dict(
+            retriever=dict(type="ZeroRetriever"),
+            inferencer=dict(type="ChatInferencer", max_out_len=48, chat_template=True),
+        ),
         eval_cfg=dict(
             evaluator=dict(type="F1Evaluator", tokenize="zh"),
             pred_postprocessor=dict(type="strip"),
