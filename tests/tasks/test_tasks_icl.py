@@ -100,7 +100,6 @@ def test_perplexity_ranking_is_opencompasss_formula(model: HuggingFaceModel, tmp
     assert (score.metric, score.value, score.n) == ("acc", pytest.approx(sum(right) / 3), 3)
     assert score.chance == pytest.approx((1 / 3 + 1 / 2 + 1 / 5) / 3)
     assert [item.value for item in outcome.items] == right
-    assert outcome.cost["prompt_tokens"] > 0 and outcome.cost["seconds"] > 0
 
 
 def test_normalized_perplexity(model: HuggingFaceModel, tmp_path: Path) -> None:
@@ -253,7 +252,9 @@ def test_a_broken_model_has_no_score(tmp_path: Path) -> None:
 COMPLETE = {
     file.stem: "acc"
     for file in sorted((REPOSITORY / "config" / "datasets").rglob("[!_]*.py"))
-    if file.stem not in ("mmlu_ppl", "mmlu_ll", "mmlu_gen", "m3ke_test_ppl", "winograd_ppl")
+    # The five dimensions have tests of their own (tests/eval_scripts): not all of their data is here.
+    if file.parent.name != "five_dimensions"
+    and file.stem not in ("mmlu_ppl", "mmlu_ll", "mmlu_gen", "m3ke_test_ppl", "winograd_ppl")
 } | {
     "CLUE_CMRC_gen": "exact_match",
     "narrativeqa_gen": "f1",
