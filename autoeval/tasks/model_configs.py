@@ -234,10 +234,22 @@ def _placement(device: Any, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         raise ValueError(
             f"device_map {given!r}: expected auto, cpu, a device like cuda:0, or modules with their devices"
         )
+    else:
+        _refuse_missing_gpus(given)
     if device not in (None, "auto"):
         raise ValueError(f"device {device} and a device_map are both given")
     rest = {key: kwargs[key] for key in ("max_memory", "offload_folder") if kwargs.get(key) is not None}
     return {"device_map": given, **rest}
+
+
+def _refuse_missing_gpus(places: Mapping[str, Any]) -> None:
+    import torch
+
+    here = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for place in places.values():
+        number = str(place).removeprefix("cuda:")
+        if (number == "cuda" or number.isdigit()) and (0 if number == "cuda" else int(number)) >= here:
+            raise ValueError(f"device_map {dict(places)!r}: this process sees {here} GPUs (CUDA_VISIBLE_DEVICES)")
 
 
 def _is_count(devices: Any) -> bool:

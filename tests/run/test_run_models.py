@@ -57,7 +57,7 @@ def test_a_tokenizer_elsewhere_and_the_options_of_hugging_face(models_directory:
     model: Any = build_model({"type": "HuggingFace", "path": str(tmp_path), **options})
     assert model.model.dtype == torch.bfloat16 and model.device.type == "cpu"
     assert (model.batch_tokens, model.max_seq_len) == (300, 100) and model.tokenizer.eos_token == "</s>"
-    with pytest.raises(ValueError, match=r"device_map \{'': 0\}: expected auto"):
+    with pytest.raises(ValueError, match=r"device_map \{'': 0\}: this process sees 0 GPUs"):
         build_model({**base(tmp_path), "device": None, "model_kwargs": {"device_map": {"": 0}}})
 
 
