@@ -102,13 +102,14 @@ def _print_errors(status: Status, width: int) -> None:
     """The last ones, each with its log."""
     errors: list[tuple[float, str]] = []
     for row, tasks in status.checkpoints:
-        failed = [task for task in tasks if task.error]
-        told = {task.error for task in failed}
-        if row.error and row.error not in told and not failed:
+        failed = [task for task in tasks if task.error and task.error != row.error]
+        if row.error and not failed:  # else it only counts them
             errors.append((row.updated_at, f"iteration {row.iteration}: {row.error}"))
-        for task in failed:
-            log = f" (log: {task.log})" if task.log else ""
-            errors.append((task.updated_at, f"iteration {row.iteration}, {task.task}: {task.error}{log}"))
+        for error in dict.fromkeys(task.error for task in failed):  # of a conversion, all tasks have the same one
+            mine = [task for task in failed if task.error == error]
+            names, log = ", ".join(task.task for task in mine), mine[-1].log
+            where = f" (log: {log})" if log else ""
+            errors.append((mine[-1].updated_at, f"iteration {row.iteration}, {names}: {error}{where}"))
     errors.sort(reverse=True)
     for _, text in errors[:MOST_ERRORS]:
         _print_wrapped(text, width)

@@ -35,7 +35,6 @@ from autoeval.helm.engine import answer
 from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain
 from autoeval.helm.prompts import PromptStore, build_request_states
-from autoeval.helm.rouge import with_computable_metrics
 from autoeval.models.requests import LanguageModel
 from recorder.files import write_atomic
 
@@ -124,6 +123,9 @@ class BulkRunner(Runner):
         self.prompts_reused = 0
 
     def run_one(self, run_spec: RunSpec) -> None:
+        # Not above: HELM imports ``EngineClient`` in a thread, and this brings a module that sets a signal's handler.
+        from autoeval.helm.rouge import with_computable_metrics
+
         run_spec = with_computable_metrics(fit(run_spec, _window(run_spec)))
         if self.dry_run or self.skip_instances or self.cache_instances_only:
             super().run_one(run_spec)  # no model is asked

@@ -76,7 +76,7 @@ def test_half_and_damaged_checkpoints_are_never_evaluated_and_the_next_one_is(
     assert evaluated(megatron_project) == {300, 500}
     status = run(megatron_project, "--status", "--end-iteration", "500").stdout
     assert status.count("NaN") == 1, status
-    assert "iteration 200: " in status and "NaN" in status
+    assert "iteration 200:" in status
     assert "iteration 100: n" in status  # not complete yet, or never evaluated, with the reason
 
 

@@ -195,8 +195,8 @@ def test_what_failed_is_in_the_summary(tour: World) -> None:
         (("-m", "viz", "-r", "--hf-path", "gpt2", "--datasets", "written", "-w", "no"), "there is no run in no"),
         (("-r", "20200101_000000", "--hf-path", "gpt2", "--datasets", "written"), "-r 20200101_000000: "),
         (
-            ("--dlc", "--hf-path", "gpt2", "--datasets", "written"),
-            "--dlc: this version runs tasks on this machine only",
+            ("--dlc", "--aliyun-cfg", "none.cfg", "--hf-path", "gpt2", "--datasets", "written"),
+            "none.cfg: No such file or directory; expected the DLC settings",
         ),
         (("--slurm", "--dlc"), "not allowed with argument"),
         (("--slurm",), "--slurm needs -p PARTITION"),
