@@ -93,7 +93,7 @@ class TrainingLog:
     def _forget(self) -> None:
         """A file that is written anew each time tells all of it again: that is no run that was resumed."""
         position = self._position
-        self.__init__(self.path)  # type: ignore[misc]
+        vars(self).update(vars(TrainingLog(self.path)))
         self._position = position
 
     def _take(self, text: bytes) -> None:
