@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from autoeval.config import RunnerSection
+from autoeval.runner_sections import RunnerSection
 from autoeval.watched_run import Entry, WatchedRun
 
 CONVERT = "convert"  # the step before the tasks: conversion, loading

@@ -11,14 +11,16 @@ from pydantic import (
     AfterValidator,
     AliasChoices,
     BaseModel,
-    ConfigDict,
     Field,
     SecretStr,
     ValidationError,
     model_validator,
 )
 
+from autoeval.log_files import LogLimits
 from autoeval.order import Order
+from autoeval.runner_sections import KINDS, AnyRunner, LocalRunner
+from autoeval.section import Section
 from autoeval.yaml_file import ConfigError, YamlFile
 from recorder.messages.channel import Channel, LarkFormat, check_address
 
@@ -42,11 +44,7 @@ def _checked_name(value: str) -> str:
 Name = Annotated[str, AfterValidator(_checked_name)]
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), populate_by_name=True)
-
-
-class SettleSection(_Section):
+class SettleSection(Section):
     """Seconds without a change before a conclusion is drawn that nothing in the files proves: see ``SettleTimes``."""
 
     marks: float | None = Field(None, ge=0)
@@ -57,7 +55,7 @@ class SettleSection(_Section):
     abandoned: float | None = Field(None, ge=0)
 
 
-class MegatronSection(_Section):
+class MegatronSection(Section):
     checkpoint_path: Path
     tokenizer_type: Literal["gpt2", "sentencepiece", "huggingface"]
     vocab_path: Path | None = None
@@ -84,18 +82,18 @@ class MegatronSection(_Section):
         return self
 
 
-class HuggingFaceSection(_Section):
+class HuggingFaceSection(Section):
     checkpoint_path: Path
     token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
     settle_seconds: SettleSection = SettleSection()
 
 
-class Benchmark(_Section):
+class Benchmark(Section):
     name: str
-    metrics: list[str] = []
+    metrics: list[str] = Field([])
 
 
-class HelmSection(_Section):
+class HelmSection(Section):
     helm_spec_template_path: Path
     helm_output_path: Path | None = None
     eval_instances: int = Field(100, gt=0)
@@ -104,14 +102,14 @@ class HelmSection(_Section):
     seconds_limit: float | None = Field(None, gt=0, description="of one run of one scenario")
 
 
-class IclSection(_Section):
+class IclSection(Section):
     datasets: list[str] = Field(min_length=1)
     data_dir: Path = Path("data")
     limit: int | None = Field(None, gt=0)
     allow_code_execution: bool = Field(False, description="HumanEval runs what the model wrote, isolated")
 
 
-class ModelSection(_Section):
+class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     device: str = "auto"
     max_seq_len: int | None = Field(None, gt=1)
@@ -122,15 +120,7 @@ class ModelSection(_Section):
     verify: Literal["never", "first", "always"] = Field("first", description="compare with Megatron's own logits")
 
 
-class RunnerSection(_Section):
-    type: Literal["local"] = "local"
-    max_num_workers: Literal[1] = 1
-    max_attempts: int = Field(3, gt=0, description="starts of a worker for one checkpoint before it counts as failed")
-    task_time_limit: float | None = Field(None, gt=0, description="seconds of one task, or of a conversion; null: none")
-    heartbeat_timeout: float | None = Field(300.0, gt=0, description="seconds without a sign of life; null: for ever")
-
-
-class WandbSection(_Section):
+class WandbSection(Section):
     mode: Literal["online", "offline", "disabled"] = "offline"
     project: str | None = None
     entity: str | None = None
@@ -148,21 +138,32 @@ Webhook = Annotated[SecretStr, AfterValidator(_checked_address)]
 _SECRET_SECTIONS = frozenset({"lark", "slack", "webhook"})
 
 
-class LarkSection(_Section):
+class LarkSection(Section):
     webhook: Webhook
     secret: SecretStr | None = Field(None, description="of the bot's signature verification, when that is on")
     format: LarkFormat = "card"
 
 
-class SlackSection(_Section):
+class SlackSection(Section):
     webhook: Webhook
 
 
-class WebhookSection(_Section):
+class WebhookSection(Section):
     url: Webhook
 
 
-class AutoEval(_Section):
+class LogsSection(Section):
+    """Of ``daemon.log``, ``worker.log``, ``refresh.log`` and ``publish.log`` in ``<work_dir>/logs``."""
+
+    max_mb: float = Field(20.0, gt=0, description="10^6 bytes at which a file is rotated")
+    keep: int = Field(5, ge=1, description="former files that stay beside it: .1, .2, …")
+
+    @property
+    def limits(self) -> LogLimits:
+        return LogLimits(max(1, int(self.max_mb * 1e6)), self.keep)
+
+
+class AutoEval(Section):
     """One watched training run."""
 
     project_name: Name
@@ -173,10 +174,12 @@ class AutoEval(_Section):
     helm: HelmSection | None = None
     icl: IclSection | None = None
     model: ModelSection = ModelSection()
-    runner: RunnerSection = RunnerSection()
+    runner: AnyRunner = LocalRunner()
+    conversion_runner: AnyRunner | None = Field(None, description="where checkpoints are converted; null: as runner")
     order: Order = "newest-first"
     max_backlog: int | None = Field(None, ge=1, description="checkpoints that may wait; those last in turn are missed")
     baselines: Path | None = None
+    logs: LogsSection = LogsSection()
     wandb: WandbSection = WandbSection()
     lark: LarkSection | None = None
     slack: SlackSection | None = None
@@ -236,7 +239,6 @@ def load_config(path: Path | str) -> list[AutoEval]:
 
 def _parse(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> AutoEval:
     entry = _without_legacy_keys(source, entry)
-    _refuse_later_sections(source, entry, location)
     try:
         config = AutoEval.model_validate(entry)
     except ValidationError as error:
@@ -262,17 +264,12 @@ def _without_legacy_keys(source: YamlFile, entry: dict[str, Any]) -> dict[str, A
     return stripped
 
 
-def _refuse_later_sections(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> None:
-    """Say plainly what this version cannot do yet, rather than accept it and do nothing."""
-    runner = entry.get("runner")
-    if isinstance(runner, dict) and runner.get("type") in ("slurm", "dlc", "ray"):
-        where = source.where((*location, "runner", "type"))
-        raise ConfigError(f"{where}: this version has the runner 'local' only, found '{runner['type']}'")
-
-
 def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) -> str:
-    inner = tuple(part for part in problem["loc"])
-    where = source.where((*location, *inner))
+    inner, found = tuple(problem["loc"]), problem.get("input")
+    if problem["type"] == "runner_type" and isinstance(found, dict):
+        inner, found = (*inner, "type"), found.get("type")
+    tagged = [place for place, part in enumerate(inner[:-1]) if part in KINDS]  # of which kind it is stands after it
+    where = source.where((*location, *(part for place, part in enumerate(inner) if place - 1 not in tagged)))
     if problem["type"] == "extra_forbidden":
         known = _keys_at(inner[:-1])
         near = difflib.get_close_matches(str(inner[-1]), known, n=1)
@@ -281,7 +278,6 @@ def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) ->
     if problem["type"] == "missing":
         return f"{where}: the key is missing"
     message = problem["msg"].removeprefix("Value error, ")
-    found = problem.get("input")
     can_be_shown = (isinstance(found, (str, int, float, bool)) or found is None) and not _SECRET_SECTIONS & set(inner)
     shown = f", found {found!r}" if can_be_shown else ""
     return f"{where}: {message}{shown}"
@@ -290,7 +286,10 @@ def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) ->
 def _keys_at(location: tuple[str | int, ...]) -> list[str]:
     """The known keys of the section at ``location`` (list indices are passed through)."""
     model: type[BaseModel] = AutoEval
-    for part in location:
+    for before, part in zip(("", *location), location, strict=False):
+        if kind := KINDS.get(str(before), {}).get(str(part)):
+            model = kind
+            continue
         if isinstance(part, int) or part not in model.model_fields:
             continue
         nested = _section_of(model.model_fields[part].annotation)
@@ -317,7 +316,7 @@ def _with_absolute_paths(section: Any, base: Path) -> Any:
         value = getattr(section, name)
         if isinstance(value, Path):
             changes[name] = resolve_path(value, base)
-        elif isinstance(value, _Section):
+        elif isinstance(value, Section):
             changes[name] = _with_absolute_paths(value, base)
     if isinstance(section, IclSection):
         changes["datasets"] = [str(resolve_path(Path(n), base)) if n.endswith(".py") else n for n in section.datasets]
@@ -344,7 +343,7 @@ def _check_distinct(source: YamlFile, runs: list[AutoEval]) -> None:
         seen.add(key)
     for run in runs[1:]:  # what is shown is made of one ledger: it has one title, one project, one set of baselines
         other = next(other for other in runs if other.work_dir == run.work_dir)
-        for name in ("project_name", "baselines", "wandb", "lark", "slack", "webhook"):
+        for name in ("project_name", "baselines", "logs", "wandb", "lark", "slack", "webhook"):
             if getattr(run, name) != getattr(other, name):
                 raise ConfigError(
                     f"{source.path}: auto_eval: {other.model_name} and {run.model_name} share work_dir {run.work_dir} "

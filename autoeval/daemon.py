@@ -149,7 +149,7 @@ class Daemon:
 
     def _worker_at_hand(self) -> LocalWorker:
         if self._worker is None:
-            self._worker = LocalWorker(self._on_event_thread, self._worker_log)
+            self._worker = LocalWorker(self._on_event_thread, self._worker_log, self.runs[0].config.logs.limits)
         return self._worker
 
     def _start_next(self) -> None:
@@ -248,7 +248,7 @@ class Daemon:
         error = f"the worker process {how} during '{step}' ({deaths} times; log: {worker.log})"
         logger.error("%s iteration %d: %s", entry.ref.model, entry.ref.iteration, error)
         entry.being_evaluated = False
-        if deaths < run.config.runner.max_attempts or len(current.running) > 1:
+        if deaths < run.config.runner.attempts or len(current.running) > 1:
             return  # the entry is still waiting; of several tasks each is tried by itself
         if not current.running:
             self._end_checkpoint(run, entry, "failed", error)

@@ -217,7 +217,7 @@ class WatchedRun:
         out of it."""
         entry.being_evaluated = True
         self.ledger.set_state(entry.ref, "evaluating")
-        skip = tuple(task for task, deaths in entry.deaths.items() if deaths >= self.config.runner.max_attempts)
+        skip = tuple(task for task, deaths in entry.deaths.items() if deaths >= self.config.runner.attempts)
         for task, version in self.tasks:
             if task not in skip:
                 self.ledger.note_task(entry.ref, task, "queued", version=version)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from autoeval.runners.jobs import Queue, Resources
     from autoeval.runners.outcome import Outcome
     from autoeval.tasks.openicl import Task
 
@@ -56,3 +57,42 @@ def build_runner(
     except TypeError as error:
         raise ValueError(f"runner {kind}: {error}") from error
     raise ValueError(f"runner {kind}: there is no such runner here (known: {', '.join(RUNNERS)})")
+
+
+_SLURM = ("partition", "quotatype", "qos", "account", "gres", "extra")
+
+
+def queue_from(section: Mapping[str, Any]) -> Queue:
+    """The queue that a ``runner`` section of evaluator.yaml names: its ``type`` (local, slurm, dlc, ray) with that
+    type's keys; all others are passed over.
+
+    Raises ``ValueError`` (``QueueRefused`` is one) for what is wrong with the section or lacks on this machine,
+    ``QueueError`` for a cluster that does not answer now.
+    """
+    kind = section.get("type", "local")
+    if kind == "slurm":
+        from autoeval.runners.slurm import Slurm
+        from autoeval.runners.slurm_runner import slurm_options
+
+        return Slurm(slurm_options(**{key: section[key] for key in _SLURM if section.get(key) is not None}))
+    if kind == "dlc":
+        from autoeval.runners.dlc_runner import dlc_queue
+
+        return dlc_queue(section["aliyun_cfg"])
+    if kind == "ray":
+        from autoeval.runners.ray_queue import RayQueue
+
+        return RayQueue(section.get("address") or "auto")
+    raise ValueError(f"runner: there is no queue of the type {kind!r} (known: local, slurm, dlc, ray)")
+
+
+def resources_from(section: Mapping[str, Any]) -> Resources:
+    """What each job of a ``runner`` section asks for."""
+    from autoeval.runners.jobs import Resources
+
+    return Resources(
+        num_gpus=section.get("num_gpus") or 0,
+        num_cpus=section.get("num_cpus"),
+        memory_gb=section.get("memory_gb"),
+        minutes=section.get("minutes"),
+    )

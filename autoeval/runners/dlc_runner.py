@@ -28,9 +28,20 @@ def dlc_runner(
     debug: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> ClusterRunner:
+    """``dlc_queue`` with so many jobs at once. Raises ``ValueError`` naming what is wrong."""
+    del debug  # what a container prints is for the service to show
+    return ClusterRunner(
+        dlc_queue(aliyun_cfg),
+        max_num_workers=max_num_workers,
+        retry=retry,
+        resources=Resources(0, num_cpus, memory_gb, minutes),
+        environment=environment,
+    )
+
+
+def dlc_queue(aliyun_cfg: Mapping[str, Any] | str) -> Dlc:
     """``aliyun_cfg`` or the file that has it. With ``dlc_config_path`` the ``dlc`` command is used, without it the SDK.
     Raises ``ValueError`` naming what is wrong."""
-    del debug  # what a container prints is for the service to show
     where = "aliyun_cfg"
     if isinstance(aliyun_cfg, str):
         where = aliyun_cfg
@@ -51,13 +62,7 @@ def dlc_runner(
         transport = DlcCommand(str(Path(path).expanduser()) if path else None, aliyun_cfg.get("dlc_program", "dlc"))
     else:
         transport = DlcSdk(**{key: aliyun_cfg[key] for key in _SDK if aliyun_cfg.get(key)})
-    return ClusterRunner(
-        Dlc(DlcOptions(**options), transport),
-        max_num_workers=max_num_workers,
-        retry=retry,
-        resources=Resources(0, num_cpus, memory_gb, minutes),
-        environment=environment,
-    )
+    return Dlc(DlcOptions(**options), transport)
 
 
 def read_aliyun_cfg(path: Path) -> dict[str, Any]:

@@ -34,12 +34,10 @@ def slurm_runner(
 ) -> ClusterRunner | SrunRunner:
     """``quotatype`` (an option of some sites) and ``extra`` (words for sbatch) are given only when they are set.
     ``minutes``, ``num_cpus`` and ``memory_gb`` are for each task. Raises ``ValueError`` naming what is wrong."""
-    if isinstance(extra, str) or not all(isinstance(word, str) and word.startswith("-") for word in extra):
-        raise ValueError(f"SlurmRunner: extra is {extra!r}, expected a list of options such as '--exclude=node7'")
     for name, value in (("minutes", minutes), ("num_cpus", num_cpus), ("memory_gb", memory_gb)):
         if value is not None and value <= 0:
             raise ValueError(f"SlurmRunner: {name} is {value}, expected more than 0")
-    options = SlurmOptions(partition or None, quotatype or None, qos or None, account or None, gres, tuple(extra))
+    options = slurm_options(partition, quotatype, qos, account, gres, extra)
     resources = Resources(0, num_cpus, memory_gb, minutes)
     if debug:
         return SrunRunner(options, resources, environment)
@@ -51,6 +49,20 @@ def slurm_runner(
         resources=resources,
         environment=environment,
     )
+
+
+def slurm_options(
+    partition: str | None = None,
+    quotatype: str | None = None,
+    qos: str | None = None,
+    account: str | None = None,
+    gres: str = "gpu",
+    extra: Sequence[str] = (),
+) -> SlurmOptions:
+    """Raises ``ValueError`` for an ``extra`` that is no list of options."""
+    if isinstance(extra, str) or not all(isinstance(word, str) and word.startswith("-") for word in extra):
+        raise ValueError(f"SlurmRunner: extra is {extra!r}, expected a list of options such as '--exclude=node7'")
+    return SlurmOptions(partition or None, quotatype or None, qos or None, account or None, gres, tuple(extra))
 
 
 class SrunRunner:

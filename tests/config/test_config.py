@@ -143,10 +143,6 @@ def test_order_backlog_settle_times_and_checks_of_the_conversion(tmp_path: Path)
     assert "settle_seconds.abandonned: unknown key; did you mean 'abandoned'?" in complaint(tmp_path, wrong)
 
 
-def test_what_this_version_cannot_do_is_said_and_not_passed_over(tmp_path: Path) -> None:
-    assert "runner 'local' only" in complaint(tmp_path, GOOD + "  runner: {type: slurm}\n")
-
-
 HOOK = "https://open.feishu.cn/open-apis/bot/v2/hook/not-to-be-seen"
 
 
