@@ -16,6 +16,7 @@ from pathlib import Path
 
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
+from autoeval.log_files import LogLimits, RotatingLog
 from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan, write_settings
 from autoeval.runners.worker_process import WORKER, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
@@ -106,8 +107,9 @@ def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]
 def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) -> int:
     from autoeval.daemon import Daemon
 
-    locks = {work_dir: WorkDirectoryLock(work_dir) for work_dir in {config.work_dir for config in configs}}
-    handlers = [_log_to(work_dir / "logs" / "daemon.log") for work_dir in locks]
+    limits = {config.work_dir: config.logs.limits for config in configs}
+    locks = {work_dir: WorkDirectoryLock(work_dir) for work_dir in limits}
+    handlers = [_log_to(work_dir / "logs" / "daemon.log", limits[work_dir]) for work_dir in locks]
     try:
         tasks = [load_tasks_of(config, watch) for config in configs]
         failures = 0
@@ -161,9 +163,8 @@ def _disk_is_full(error: BaseException | None) -> bool:
     return False
 
 
-def _log_to(path: Path) -> logging.Handler:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+def _log_to(path: Path, limits: LogLimits) -> logging.Handler:
+    handler = RotatingLog(path, limits)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)
     return handler

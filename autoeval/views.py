@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoeval.log_files import rotate_if_large
 from autoeval.planning import write_settings
 from autoeval.runners.worker_process import HOME
 from autoeval.watched_run import WatchedRun
@@ -67,6 +68,7 @@ class _Part:
             follow += ["--work-dir", str(run.config.work_dir), "--model", run.config.model_name]
             command = [*follow, "--then", *command]
         log.parent.mkdir(parents=True, exist_ok=True)
+        rotate_if_large(log, run.config.logs.limits)
         with log.open("ab") as stderr:
             self._process = subprocess.Popen(
                 command,

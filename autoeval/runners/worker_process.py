@@ -15,6 +15,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from autoeval.log_files import LogLimits, own_log, rotate_if_large
 from autoeval.tasks.plan import EvaluationPlan
 
 HOME = Path(__file__).resolve().parents[2]
@@ -41,14 +42,18 @@ class LocalWorker:
     After the process has ended, for whatever reason, one last event ``{"event": "exited", "returncode": n}`` arrives.
     """
 
-    def __init__(self, on_event: Callable[[LocalWorker, dict[str, Any]], None], log: Path):
+    def __init__(
+        self, on_event: Callable[[LocalWorker, dict[str, Any]], None], log: Path, limits: LogLimits | None = None
+    ):
+        limits = limits or LogLimits()
         log.parent.mkdir(parents=True, exist_ok=True)
+        rotate_if_large(log, limits)
         with log.open("ab") as stderr:
             # A session of its own: Ctrl-C in the terminal reaches the daemon, which then ends the worker in order.
             self._process = subprocess.Popen(
                 WORKER,
                 cwd=HOME,
-                env=worker_environment(),
+                env={**worker_environment(), **own_log(log, limits)},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,

@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
+from autoeval.log_files import keep_own_log
 from autoeval.tasks.conversion import source_unchanged
 from autoeval.tasks.evaluation import Evaluator, describe
 from autoeval.tasks.plan import EvaluationPlan, load_plan, plan_from_json, task_plan_from_json
@@ -140,6 +141,7 @@ def list_tasks(emit: Events) -> int:
 
 def main() -> int:
     emit = Events(take_standard_output())
+    keep_own_log()
     logging.basicConfig(
         level=os.environ.get("AUTOEVAL_LOG_LEVEL", "INFO"),
         stream=sys.stderr,
