@@ -266,10 +266,11 @@ def _without_legacy_keys(source: YamlFile, entry: dict[str, Any]) -> dict[str, A
 
 def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) -> str:
     inner, found = tuple(problem["loc"]), problem.get("input")
-    if problem["type"] == "runner_type" and isinstance(found, dict):
-        inner, found = (*inner, "type"), found.get("type")
     tagged = [place for place, part in enumerate(inner[:-1]) if part in KINDS]  # of which kind it is stands after it
-    where = source.where((*location, *(part for place, part in enumerate(inner) if place - 1 not in tagged)))
+    place_in_file = [*location, *(part for place, part in enumerate(inner) if place - 1 not in tagged)]
+    if problem["type"] == "runner_type" and isinstance(found, dict):
+        place_in_file, found = [*place_in_file, "type"], found.get("type")
+    where = source.where(tuple(place_in_file))
     if problem["type"] == "extra_forbidden":
         known = _keys_at(inner[:-1])
         near = difflib.get_close_matches(str(inner[-1]), known, n=1)
