@@ -214,7 +214,7 @@ class AutoEval(Section):
 def load_config(path: Path | str) -> list[AutoEval]:
     """Read an evaluator.yaml: one ``AutoEval`` a watched run, all paths absolute.
 
-    Raises ``ConfigError`` that names the file, the line, the key, and what was expected there.
+    Raises ``ConfigError`` with all that is wrong, a line each: file, line, key, and what was expected there.
     """
     path = Path(path)
     source = YamlFile(path)
@@ -225,16 +225,31 @@ def load_config(path: Path | str) -> list[AutoEval]:
         raise ConfigError(f"{path}: the key 'auto_eval' is missing")
     value = source.content["auto_eval"]
     many = isinstance(value, list)
-    runs = []
+    runs: list[AutoEval] = []
+    complaints = list(source.unset)
     for index, entry in enumerate(value if many else [value]):
         location: tuple[str | int, ...] = ("auto_eval", index) if many else ("auto_eval",)
         if not isinstance(entry, dict):
-            raise ConfigError(f"{source.where(location)}: expected a mapping, found {type(entry).__name__}")
-        runs.append(_parse(source, entry, location))
+            complaints.append(f"{source.where(location)}: expected a mapping, found {type(entry).__name__}")
+            continue
+        try:
+            runs.append(_parse(source, entry, location))
+        except ConfigError as error:
+            complaints += str(error).splitlines()
+    if complaints:
+        raise ConfigError("\n".join(_first_of_each_place(complaints)))
     if not runs:
         raise ConfigError(f"{source.where(('auto_eval',))}: the list is empty")
     _check_distinct(source, runs)
     return runs
+
+
+def _first_of_each_place(complaints: list[str]) -> list[str]:
+    """A variable that is not set is told once, not also as a value of the wrong form."""
+    first: dict[tuple[str, ...], str] = {}
+    for line in complaints:
+        first.setdefault(tuple(line.split(": ", 2)[:2]), line)
+    return list(first.values())
 
 
 def _parse(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, ...]) -> AutoEval:
@@ -244,7 +259,7 @@ def _parse(source: YamlFile, entry: dict[str, Any], location: tuple[str | int, .
     except ValidationError as error:
         lines = [_explain(source, location, problem) for problem in error.errors()]
         raise ConfigError("\n".join(lines)) from None
-    return _with_absolute_paths(config, source.path.resolve().parent)
+    return with_absolute_paths(config, source.path.resolve().parent)
 
 
 def _without_legacy_keys(source: YamlFile, entry: dict[str, Any]) -> dict[str, Any]:
@@ -293,24 +308,24 @@ def _keys_at(location: tuple[str | int, ...]) -> list[str]:
             continue
         if isinstance(part, int) or part not in model.model_fields:
             continue
-        nested = _section_of(model.model_fields[part].annotation)
+        nested = nested_section(model.model_fields[part].annotation)
         if nested is None:
             return []
         model = nested
     return sorted(model.model_fields)
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def nested_section(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _section_of(argument)
+        found = nested_section(argument)
         if found is not None:
             return found
     return None
 
 
-def _with_absolute_paths(section: Any, base: Path) -> Any:
+def with_absolute_paths(section: Any, base: Path) -> Any:
     """``section`` with each relative ``Path`` made absolute, nested sections too."""
     changes: dict[str, Any] = {}
     for name in type(section).model_fields:
@@ -318,9 +333,11 @@ def _with_absolute_paths(section: Any, base: Path) -> Any:
         if isinstance(value, Path):
             changes[name] = resolve_path(value, base)
         elif isinstance(value, Section):
-            changes[name] = _with_absolute_paths(value, base)
+            changes[name] = with_absolute_paths(value, base)
     if isinstance(section, IclSection):
-        changes["datasets"] = [str(resolve_path(Path(n), base)) if n.endswith(".py") else n for n in section.datasets]
+        changes["datasets"] = [
+            str(resolve_path(Path(n), base)) if n.endswith(".py") else n for n in section.datasets or ()
+        ]
     return section.model_copy(update=changes)
 
 

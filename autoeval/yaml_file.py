@@ -17,11 +17,15 @@ class ConfigError(ValueError):
 
 
 class YamlFile:
-    """A parsed YAML mapping together with the line of each key."""
+    """A parsed YAML mapping together with the line of each key.
+
+    ``unset`` has a complaint for each variable that the environment lacks; its ``${NAME}`` stays in ``content``.
+    """
 
     def __init__(self, path: Path):
         """Raises ``ConfigError`` when the file is missing, not YAML, not a mapping, or names a key twice."""
         self.path = path
+        self.unset: list[str] = []
         self._lines: dict[tuple[str | int, ...], int] = {}
         try:
             text = path.read_text(encoding="utf-8")
@@ -72,5 +76,6 @@ class YamlFile:
 
     def _variable(self, name: str, location: tuple[str | int, ...]) -> str:
         if name not in os.environ:
-            raise ConfigError(f"{self.where(location)}: the environment variable {name} is not set")
+            self.unset.append(f"{self.where(location)}: the environment variable {name} is not set")
+            return f"${{{name}}}"
         return os.environ[name]

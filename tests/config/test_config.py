@@ -190,3 +190,13 @@ def test_a_missing_file_and_broken_yaml_are_told(tmp_path: Path) -> None:
         load_config(tmp_path / "nowhere.yaml")
     assert "is not valid YAML" in complaint(tmp_path, "auto_eval: [")
     assert "expected a mapping" in complaint(tmp_path, "- 1\n")
+
+
+def test_all_that_is_wrong_is_told_at_once_each_place_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LARK_WEBHOOK", raising=False)
+    text = GOOD.replace("vocab_path", "vocab_pth").replace("token_per_iteration: 0.0021", "token_per_iteration: -1")
+    message = complaint(tmp_path, text + "  order: random\n  lark: {webhook: '${LARK_WEBHOOK}'}\n")
+    lines = message.splitlines()
+    assert len(lines) == 4
+    for part in ("LARK_WEBHOOK is not set", "megatron.vocab_pth", "megatron.token_per_iteration", "auto_eval.order"):
+        assert sum(part in line for line in lines) == 1, part
