@@ -19,9 +19,9 @@ _TIME = re.compile(rb'"(?:(\d+) days?, )?\d+:\d+:\d+"')
 _LINE = re.compile(rb'\{"current_steps"[^{}\n]*\}')
 _EVALUATED = re.compile(rb'\{"current_steps"[^{}\n]*"eval_[^{}\n]*\}')
 _PAIR = re.compile(rb'"(\w+)": *("[^"\n]*"|[^,}\n]+)')
+_TOTAL = re.compile(rb'"total_steps": *"?(\d+)')
 _COLUMNS = {
     b"current_steps": "iteration",
-    b"total_steps": "total",
     b"loss": "loss",
     b"lr": "learning_rate",
     b"learning_rate": "learning_rate",
@@ -52,12 +52,13 @@ class LlamaFactory:
 
     def read(self, text: bytes, readings: Readings) -> None:
         for known in self._rows.read(text):
-            total, tokens = known["total"][-1], known.get("tokens")
-            readings.facts.total = float(total)
+            tokens = known.get("tokens")
             if tokens is not None and not tokens.any():  # 0 where it does not count them
                 del known["tokens"]
             known["rate"] = self._rates(known)
             readings.add_columns(known)
+        if found := _TOTAL.match(text, max(0, text.rfind(b'"total_steps":'))):  # the newest of the piece
+            readings.facts.total = float(found[1])
         if b'"eval_' not in text:
             return
         for match in _EVALUATED.finditer(text):
@@ -94,4 +95,4 @@ def _layout(line: bytes) -> Layout | None:
             value = b'"?' + NUMBER + b'"?'
         told.append(b'"' + match[1] + b'": *' + value)
     pattern = b"\\{" + b", *".join(told)
-    return Layout(re.compile(pattern), tuple(names)) if {"iteration", "total", "loss"} <= set(names) else None
+    return Layout(re.compile(pattern), tuple(names)) if {"iteration", "loss"} <= set(names) else None
