@@ -16,7 +16,6 @@ from pathlib import Path
 
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
-from autoeval.log_files import LogLimits, RotatingLog
 from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan, write_settings
 from autoeval.runners.worker_process import WORKER, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
@@ -60,16 +59,16 @@ def run_command(options: argparse.Namespace) -> int:
             return examine(configs, watch)
         if options.dry_run:
             return dry_run(configs, watch)
-        return run_daemon(configs, watch, once=options.once)
+        return run_daemon(configs, watch, Path(options.config), once=options.once)
     except ConfigError as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 2
     except LedgerError as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # before or after the daemon's own handling of signals
+    except KeyboardInterrupt as stopped:  # before or after the daemon's own handling of signals
         print("evaluator.py: stopped", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return 128 + getattr(stopped, "number", signal.SIGINT)
 
 
 def _watch_options(options: argparse.Namespace) -> WatchOptions:
@@ -104,23 +103,38 @@ def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]
         raise ConfigError(str(error)) from error
 
 
-def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) -> int:
+def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, once: bool) -> int:
+    """``path`` is evaluator.yaml, which SIGHUP has read again."""
     from autoeval.daemon import Daemon
+    from autoeval.heartbeat import Doing
+    from autoeval.reload import Wanted
+    from autoeval.signals import Signals
+    from autoeval.work_directories import WorkDirectories
 
-    limits = {config.work_dir: config.logs.limits for config in configs}
-    locks = {work_dir: WorkDirectoryLock(work_dir) for work_dir in limits}
-    handlers = [_log_to(work_dir / "logs" / "daemon.log", limits[work_dir]) for work_dir in locks]
-    try:
-        tasks = [load_tasks_of(config, watch) for config in configs]
+    def wanted(configs: Sequence[AutoEval]) -> list[Wanted]:
+        return [Wanted(config, tuple(load_tasks_of(config, watch))) for config in configs]
+
+    def read_again() -> list[Wanted]:
+        found = load_config(path)
+        _check_sections(found, watch, path)
+        return wanted(found)
+
+    with Signals() as signals, WorkDirectories() as directories:
+        directories.hold({config.work_dir: config.logs.limits for config in configs})
+        directories.heart.beat(Doing("starting"))
+        present = wanted(configs)
         failures = 0
         while True:
             begun = time.monotonic()
+            daemon = None
             try:
-                runs = [WatchedRun(config, watch, its) for config, its in zip(configs, tasks, strict=True)]
+                runs = [WatchedRun(one.config, watch, one.tasks) for one in present]
                 _tell_what_is_watched(runs)
-                status = Daemon(runs, once=once).run()
+                daemon = Daemon(runs, signals, directories, read_again, once=once)
+                status = daemon.run()
             except (OSError, sqlite3.OperationalError, LedgerError) as error:
                 # Starting again is the only recovery there is; it need not wait for a person to do it.
+                present = [Wanted(run.config, run.tasks) for run in daemon.runs] if daemon else present
                 failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
                 if _disk_is_full(error):
                     logger.error("the disk of the work directory is full (%s): going on when there is room", error)
@@ -128,14 +142,11 @@ def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, *, once: bool) 
                     logger.exception("starting again in %.0f s", RESTART_SECONDS)
                 else:
                     raise
+                directories.heart.beat(Doing("waiting for disk space" if _disk_is_full(error) else "starting"))
                 time.sleep(RESTART_SECONDS)
                 continue
             logger.info("ended with status %d", status)
             return status
-    finally:
-        for handler in handlers:
-            logging.getLogger().removeHandler(handler)
-            handler.close()
 
 
 def _tell_what_is_watched(runs: Sequence[WatchedRun]) -> None:
@@ -161,13 +172,6 @@ def _disk_is_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__
     return False
-
-
-def _log_to(path: Path, limits: LogLimits) -> logging.Handler:
-    handler = RotatingLog(path, limits)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logging.getLogger().addHandler(handler)
-    return handler
 
 
 def sync_wandb(configs: Sequence[AutoEval]) -> int:

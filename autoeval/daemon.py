@@ -12,14 +12,19 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from autoeval.at_work import AtWork
+from autoeval.ending import side_by_side
+from autoeval.heartbeat import Doing
+from autoeval.reload import Reload, Wanted
 from autoeval.runners.worker_process import LocalWorker
+from autoeval.signals import Signals
 from autoeval.views import Views
 from autoeval.watched_run import Entry, WatchedRun
+from autoeval.work_directories import WorkDirectories
 from recorder.results import ResultFileError
 
 logger = logging.getLogger(__name__)
@@ -29,7 +34,7 @@ IDLE_WORKER_SECONDS = 60.0  # a worker holds a model library and a device: let g
 
 @dataclass(frozen=True)
 class _Message:
-    kind: str  # scan | worker | views | stop
+    kind: str  # scan | worker | views | stop | reload | configuration
     sender: Any = None
     content: Any = None
 
@@ -37,10 +42,20 @@ class _Message:
 class Daemon:
     """Runs ``runs`` until their end iterations are done (``once``: until all that is complete now is done).
 
-    Several runs take turns: the one that has waited longest for its turn goes first.
+    Several runs take turns: the one that has waited longest for its turn goes first. ``directories`` are their work
+    directories, which this process holds; ``read`` reads the configuration anew, in any thread, and raises
+    ``ConfigError``.
     """
 
-    def __init__(self, runs: Sequence[WatchedRun], *, once: bool = False):
+    def __init__(
+        self,
+        runs: Sequence[WatchedRun],
+        signals: Signals,
+        directories: WorkDirectories,
+        read: Callable[[], list[Wanted]],
+        *,
+        once: bool = False,
+    ):
         self.runs = list(runs)  # in the order of their turns
         self.once = once
         # Not queue.Queue: its put, called from a signal handler, waits for the lock that an interrupted get holds.
@@ -51,49 +66,54 @@ class Daemon:
         self._worker_log = self.runs[0].logs / "worker.log"
         self._views = {run: Views(run, self._on_views_end) for run in self.runs}
         self._stopping = threading.Event()
+        self._signals = signals
+        self._directories = directories
+        self._heart = directories.heart
+        self._reload = Reload(
+            read, directories, lambda found: self._messages.put(_Message("configuration", content=found))
+        )
+        self._options = self.runs[0].options
 
     def run(self) -> int:
         """Returns 0 when all is recorded, 1 when something failed for good, 128 + n when ended by signal n."""
-        previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         in_order = False
+        self._signals.on_stop = lambda number: self._messages.put(_Message("stop", content=number))
+        self._signals.on_reload = lambda: self._messages.put(_Message("reload"))
         try:
             status = self._loop()
             in_order = True
             return status
         finally:
             self._stopping.set()
-            if self._worker is not None:
-                self._worker.close()
+            self._heart.beat(Doing("stopping"))
+            worker = self._worker
+            side_by_side(*([worker.close] if worker else []), *(self._views[run].close for run in self.runs))
             for run in self.runs:
-                self._views[run].close()
                 run.close(keep_pins=not in_order)
-            for number, handler in previous.items():
-                signal.signal(number, handler)
+            self._signals.on_stop = self._signals.on_reload = None
 
-    def _on_signal(self, number: int, _frame: Any) -> None:
-        self._messages.put(_Message("stop", content=number))
-
-    def _on_views_end(self, run: WatchedRun, content: Any) -> None:
-        self._messages.put(_Message("views", run, content))
+    def _on_views_end(self, views: Views, content: Any) -> None:
+        self._messages.put(_Message("views", views, content))
 
     def _on_event_thread(self, worker: LocalWorker, event: dict[str, Any]) -> None:
         self._messages.put(_Message("worker", worker, event))
 
     def _loop(self) -> int:
         for run in self.runs:
-            if not self.once:
-                run.watcher.start()
-                threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
-            run.scan()
-            # An earlier daemon may have been killed before its views were rebuilt, and people are told of the start.
-            run.changed = bool(run.ledger.checkpoints() or run.config.channels)
+            self._begin_to_watch(run)
+        if self._signals.reload_wanted:
+            self._signals.reload_wanted = False
+            self._reload.begin()
         while True:
             self._end_hung_worker()
+            self._reload_if_due()
             self._start_next()
             self._start_views()
             if self._finished():
                 failed = any(run.anything_failed() or self._views[run].stale for run in self.runs)
                 return 1 if failed else 0
+            if self._heart.beat(self._doing()):
+                self._directories.check()
             try:
                 message = self._messages.get(timeout=self._patience())
             except queue.Empty:
@@ -105,14 +125,22 @@ class Daemon:
                 return 128 + message.content
             self._handle(message)
 
+    def _begin_to_watch(self, run: WatchedRun) -> None:
+        if not self.once:
+            run.watcher.start()
+            threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
+        run.scan()
+        # An earlier daemon may have been killed before its views were rebuilt, and people are told of the start.
+        run.changed = bool(run.ledger.checkpoints() or run.config.channels)
+
     def _forward_wakes(self, run: WatchedRun) -> None:
-        while not self._stopping.is_set():
+        while not self._stopping.is_set() and run in self._views:
             if run.watcher.wait(timeout=5.0):
                 self._messages.put(_Message("scan", run))
 
     def _patience(self) -> float | None:
         """Seconds until there is something to do without any message; ``None`` is for ever."""
-        waits = [views.retry_in() for views in self._views.values()]
+        waits = [self._heart.due_in(), *(views.retry_in() for views in self._views.values())]
         if self._worker is not None and self._current is None:
             waits.append(self._idle_since + IDLE_WORKER_SECONDS - time.monotonic())
         if self._current is not None:
@@ -136,13 +164,21 @@ class Daemon:
             self._worker = None
 
     def _handle(self, message: _Message) -> None:
-        if message.kind == "scan":
+        if message.kind == "reload":
+            self._reload.begin()
+        elif message.kind == "configuration":
+            current = self._current
+            at_work = f"{current.entry.ref.model} iteration {current.entry.ref.iteration}" if current else None
+            self._reload.take(message.content, self.runs, at_work)
+        elif message.kind == "scan":
+            if message.sender not in self._views:
+                return  # it is watched no more
             message.sender.scan()
             if message.sender.watcher.save_in_progress and self._current is None:
                 self._worker_at_hand()  # its imports take seconds, which the save takes too
                 self._idle_since = time.monotonic()
         elif message.kind == "views":
-            self._views[message.sender].ended(message.content)
+            message.sender.ended(message.content)
         elif message.sender is self._worker:  # a former worker's last words mean nothing
             self._on_worker_event(message.content)
         self._look_ahead()
@@ -255,6 +291,24 @@ class Daemon:
         else:
             version = dict(run.tasks)[step]
             self._note_failure(run, entry, step, version, error, str(worker.log))
+
+    def _doing(self) -> Doing:
+        if (current := self._current) is None:
+            return Doing("publishing" if any(views.at_work() for views in self._views.values()) else "idle")
+        ref = current.entry.ref
+        state = "evaluating" if current.loaded else "converting"
+        return Doing(state, ref.model, ref.iteration, tuple(current.running))
+
+    def _reload_if_due(self) -> None:
+        if not self._reload.is_due(self._current is not None):
+            return
+        if self._reload.needs_no_worker and self._worker is not None:
+            self._worker.close()
+            self._worker = None
+        options = self._options
+        for run in self._reload.make(self.runs, self._views, lambda new: WatchedRun(new.config, options, new.tasks)):
+            self._views.setdefault(run, Views(run, self._on_views_end))
+            self._begin_to_watch(run)
 
     def _has_ended(self, run: WatchedRun) -> bool:
         """Whether nothing of ``run`` will be evaluated any more."""

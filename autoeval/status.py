@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoeval.config import AutoEval
+from autoeval.heartbeat import Beat, read_heartbeat
 from autoeval.planning import WatchOptions, make_watcher
 from recorder.ledger import CheckpointRow, TaskRow
 
@@ -27,6 +28,7 @@ class Status:
     work_dir: str
     checkpoints: tuple[tuple[CheckpointRow, tuple[TaskRow, ...]], ...]
     others: tuple[tuple[int, str], ...]
+    daemon: Beat | None = None
 
 
 def status_of(
@@ -47,7 +49,8 @@ def status_of(
         (row, tuple(sorted(by_save.get((row.iteration, row.fingerprint), {}).values(), key=lambda t: t.task)))
         for row in sorted(checkpoints, key=lambda row: row.iteration)
     ]
-    return Status(config.model_name, str(config.work_dir), tuple(rows), tuple(others))
+    beat = read_heartbeat(config.work_dir)
+    return Status(config.model_name, str(config.work_dir), tuple(rows), tuple(others), beat)
 
 
 def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
@@ -57,6 +60,8 @@ def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
         if number:
             print()
         print(f"{status.model} ({status.work_dir})")
+        if status.daemon is not None:
+            _print_wrapped(f"daemon: {status.daemon}", width)
         if status.checkpoints:
             _print_table(status, width)
             _print_errors(status, width)
@@ -140,6 +145,7 @@ def _run(status: Status) -> dict[str, Any]:
     return {
         "model": status.model,
         "work_dir": status.work_dir,
+        "daemon": None if status.daemon is None else status.daemon.as_json(),
         "checkpoints": [
             {
                 "iteration": row.iteration,

@@ -3,7 +3,6 @@ leaderboard and sends messages, one publishes to Weights & Biases. Neither waits
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -15,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoeval.ending import end, side_by_side
 from autoeval.log_files import rotate_if_large
 from autoeval.planning import write_settings
 from autoeval.runners.worker_process import HOME
@@ -104,24 +104,33 @@ class _Part:
     def close(self) -> None:
         """Give a process at work a moment: it writes files whole, so ending it loses nothing."""
         if self._process is not None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(3.0)
-            if self._process.poll() is None:
-                self._process.terminate()
+            end(self._process, wait_seconds=2.0, term_seconds=0.5)
+
+    @property
+    def at_work(self) -> bool:
+        return self._process is not None
 
 
 class Views:
-    """Used by one thread. ``on_end`` is called with (run, what ended) from another, and must bring that to ``ended``."""
+    """Used by one thread. ``on_end`` is called with (this, what ended) from another, and must bring that to ``ended``.
 
-    def __init__(self, run: WatchedRun, on_end: Callable[[WatchedRun, tuple[_Part, int, str]], None]):
+    ``run`` may be replaced by the same run, made anew.
+    """
+
+    def __init__(self, run: WatchedRun, on_end: Callable[[Views, tuple[_Part, int, str]], None]):
         self.run = run
         self.stale = False  # the last attempt to rebuild report and leaderboard failed
         self.finished = False  # nothing will be evaluated any more: people are told
         self._began = time.time()
-        self._files = _Part("--views", lambda *content: on_end(run, content))
-        self._publisher = _Part("--publish", lambda *content: on_end(run, content))
-        disabled = run.config.wandb.mode == "disabled"
-        self._parts = (self._files,) if disabled else (self._files, self._publisher)
+        self._files = _Part("--views", lambda *content: on_end(self, content))
+        self._publisher = _Part("--publish", lambda *content: on_end(self, content))
+
+    @property
+    def _parts(self) -> tuple[_Part, ...]:
+        """Those that are kept going: the mode may change while the daemon runs."""
+        if self.run.config.wandb.mode == "disabled" and not self._publisher.at_work:
+            return (self._files,)
+        return (self._files, self._publisher)
 
     def want(self) -> None:
         """There is something new. The publisher itself knows whether its next attempt is due, or the key another."""
@@ -131,6 +140,9 @@ class Views:
 
     def busy(self) -> bool:
         return any(part.busy() for part in self._parts)
+
+    def at_work(self) -> bool:
+        return any(part.at_work for part in self._parts)
 
     def retry_in(self) -> float | None:
         waits = [wait for part in self._parts if (wait := part.retry_in()) is not None]
@@ -171,9 +183,8 @@ class Views:
         part.ended(returncode, _last_json(output), self._log(part))
 
     def close(self) -> None:
-        for part in self._parts:
-            part.close()
-        if self._publisher.wanted:
+        side_by_side(*(part.close for part in self._parts))
+        if self._publisher.wanted and self.run.config.wandb.mode != "disabled":
             logger.warning("what W&B has not taken is kept: it is published at the next start, or with --sync-wandb")
 
 

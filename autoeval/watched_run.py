@@ -66,6 +66,11 @@ class WatchedRun:
         self._told: dict[int, str] = {}
         self._told_to_wait = False
 
+    def take_settings(self, config: AutoEval) -> None:
+        """From now on ``config`` counts. It differs in nothing that the watcher, the tasks or the ledger were made of."""
+        self.config = config
+        self.changed = True
+
     @property
     def ledger_path(self) -> Path:
         return self.config.work_dir / "ledger.sqlite"

@@ -8,6 +8,7 @@ import os
 import queue
 import shutil
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -216,7 +217,7 @@ def test_a_second_daemon_is_refused_with_the_first_ones_pid(models: Path, projec
         wait_for(lambda: (project / "out" / "daemon.lock").read_text() != "")
         second = run(project)
         assert second.returncode == 2
-        assert f'"pid": {first.pid}' in second.stderr
+        assert f"process {first.pid} on host {socket.gethostname()}" in second.stderr
 
 
 def test_commands_that_only_look(models: Path, project: Path) -> None:
