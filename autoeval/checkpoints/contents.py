@@ -7,28 +7,31 @@ between the times of files and the order in which a save writes them: ``Disorder
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import json
 import re
 import struct
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autoeval.checkpoints.dcp_metadata import DcpMetadata, DcpMetadataError, read_dcp_metadata
+from autoeval.checkpoints.dcp_metadata import MAX_METADATA_BYTES, DcpMetadata, DcpMetadataError, read_dcp_metadata
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
+from recorder.untrusted import open_regular, parse_json, read_regular
 
 Sizes = Mapping[str, tuple[int, int]]
 
 MAX_PICKLE_BYTES = 512 * 2**20  # data.pkl has names and arguments, no tensors: more than this is not a checkpoint
+MAX_JSON_BYTES = 512 * 2**20  # an index names every tensor: tens of megabytes for the largest
 MAX_HEADER_BYTES = 100_000_000  # the safetensors format's own limit
 # All ranks of one save end together; a longer pause between two files means that they are of two saves.
 PAUSE_SECONDS = 300.0
 # The second is of the first distributed optimizer (2022), which was saved in directories of its own.
 ADAPTER_WEIGHTS = ("adapter_model.safetensors", "adapter_model.bin")
+MOST_RANKS = 1 << 20
 RANK_FILES = ("model_optim_rng.pt", "model_rng.pt")
 _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # magic number of torch.save before 1.6
 _MODEL_KEY = re.compile(r"model\d*\.")
@@ -57,7 +60,7 @@ class Disorder(NamedTuple):
 def megatron_metadata(path: Path) -> dict[str, Any]:
     """Megatron's ``metadata.json``; empty when it is absent, torn, or names no ``sharded_backend``."""
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(read_regular(path, MAX_JSON_BYTES))
     except (OSError, ValueError):
         return {}
     whole = isinstance(content, dict) and isinstance(content.get("sharded_backend"), str)
@@ -214,8 +217,12 @@ def _check_integrity(directory: Path, sizes: Sizes) -> None:
         if name not in sizes:
             raise MissingError(f"{name}, which integrity.json names, is missing")
     for name in (".metadata", "metadata.json"):
-        if name in hashes and hashlib.sha256((directory / name).read_bytes()).hexdigest() != hashes[name]:
+        if name in hashes and _digest(directory / name) != hashes[name]:
             raise NotWholeError(f"{name} is not the file whose SHA-256 integrity.json has")
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(read_regular(path, MAX_METADATA_BYTES)).hexdigest()
 
 
 def _rank_directories(tensor: int, pipeline: int, expert: int, expert_tensor: int) -> list[str]:
@@ -248,7 +255,12 @@ def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int,
 
     tensor = degree("tensor_model_parallel_size", "model_parallel_size")
     expert_tensor = degree("expert_tensor_parallel_size", "tensor_model_parallel_size", "model_parallel_size")
-    return tensor, degree("pipeline_model_parallel_size"), degree("expert_model_parallel_size"), expert_tensor
+    pipeline, expert = degree("pipeline_model_parallel_size"), degree("expert_model_parallel_size")
+    if max(tensor, expert_tensor * expert) * pipeline > MOST_RANKS:
+        raise UnsupportedError(
+            f"{path}: args ask for TP {tensor}, PP {pipeline}, EP {expert}: no run has so many ranks"
+        )
+    return tensor, pipeline, expert, expert_tensor
 
 
 def _torch_pickle(path: Path) -> Any:
@@ -259,7 +271,7 @@ def _torch_pickle(path: Path) -> Any:
             if entry.file_size > MAX_PICKLE_BYTES:
                 raise UnsupportedError(f"{path}: its data.pkl has {entry.file_size} bytes, that is no checkpoint's")
             content = archive.read(entry)
-    except (zipfile.BadZipFile, ValueError) as error:
+    except (zipfile.BadZipFile, ValueError, RuntimeError) as error:  # RuntimeError: it is encrypted
         raise NotWholeError(f"{path} is not a whole torch.save file ({error})") from error
     try:
         return load_inert(content, tensors=True)
@@ -269,32 +281,38 @@ def _torch_pickle(path: Path) -> Any:
 
 @lru_cache(maxsize=65536)
 def _check_zip(path: Path, _size: int, _mtime_ns: int) -> None:
-    _torch_zip(path).close()
+    with _torch_zip(path):
+        pass
 
 
-def _torch_zip(path: Path) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def _torch_zip(path: Path) -> Iterator[zipfile.ZipFile]:
     """A torch file that was cut short has no zip directory, which stands at its end."""
     try:
-        return zipfile.ZipFile(path)
+        stream = open_regular(path)
     except FileNotFoundError as error:
         raise MissingError(f"{path} is missing") from error
-    except zipfile.BadZipFile as error:
-        with path.open("rb") as stream:
+    with stream:
+        try:
+            archive = zipfile.ZipFile(stream)
+        except zipfile.BadZipFile as error:
+            stream.seek(0)
             if stream.read(len(_OLD_TORCH)) == _OLD_TORCH:
                 raise UnsupportedError(f"{path} was saved by torch before 1.6: load it and save it again") from error
-        raise NotWholeError(f"{path} is not a whole torch.save file ({error})") from error
+            raise NotWholeError(f"{path} is not a whole torch.save file ({error})") from error
+        yield archive
 
 
 def _check_safetensors(path: Path, size: int) -> None:
     """https://huggingface.co/docs/safetensors: 8 bytes of header length, JSON header, then the data to the end."""
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
         if length is None or length > min(MAX_HEADER_BYTES, size):
             raise NotWholeError(f"{path.name} has no whole header yet")
         header = stream.read(length)
     try:
-        ends = [value["data_offsets"][1] for key, value in json.loads(header).items() if key != "__metadata__"]
+        ends = [value["data_offsets"][1] for key, value in parse_json(header).items() if key != "__metadata__"]
         expected = 8 + length + max(ends, default=0)
     except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
         raise NotWholeError(f"{path.name} has no readable header ({type(error).__name__})") from error
@@ -304,7 +322,7 @@ def _check_safetensors(path: Path, size: int) -> None:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_regular(path, MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
     except ValueError as error:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
+from recorder.untrusted import read_regular
 
+MAX_METADATA_BYTES = 4 << 30  # thousands of ranks, each with its plan, make hundreds of megabytes
 # What DCP and Megatron pickle there: packages, and single names of the standard library.
 _NAMES = frozenset(
     {"torch", "megatron", "numpy", "nvidia_resiliency_ext", "pathlib"}
@@ -79,7 +81,7 @@ def read_dcp_metadata(path: Path | str) -> DcpMetadata:
     path = Path(path)
     if path.is_dir():
         path = path / ".metadata"
-    return parse_dcp_metadata(path.read_bytes(), name=str(path))
+    return parse_dcp_metadata(read_regular(path, MAX_METADATA_BYTES), name=str(path))
 
 
 def parse_dcp_metadata(content: bytes, *, name: str = ".metadata") -> DcpMetadata:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from autoeval.checkpoints import contents
+from recorder.untrusted import open_regular, read_regular
 
 TRACKER = "latest_checkpointed_iteration.txt"
 
@@ -21,8 +22,10 @@ Format = Literal["torch_dist", "fsdp_dtensor", "torch", "huggingface", "zarr", "
 DCP_FORMATS = frozenset({"torch_dist", "fsdp_dtensor"})  # PyTorch distributed checkpoints
 
 RANK_DIRECTORY = re.compile(r"mp_rank_\d{2,}(_\d{3,}){0,2}")
-_MEGATRON_NAME = re.compile(r"iter_(\d{7,})")
-_HUGGINGFACE_NAME = re.compile(r"(?:checkpoint|step|iter|global_step)[-_]?(\d+)")
+# Up to 18 digits: more is no iteration, and no number that the ledger can hold.
+_MEGATRON_NAME = re.compile(r"iter_([0-9]{7,18})")
+_HUGGINGFACE_NAME = re.compile(r"(?:checkpoint|step|iter|global_step)[-_]?([0-9]{1,18})")
+_UNDECODED = re.compile("[\ud800-\udfff]")
 _DCP_WEIGHTS = re.compile(r"\.metadata|metadata\.json|common\.pt|integrity\.json|[^/]*\.distcp")
 _WEIGHTS = {
     "torch_dist": _DCP_WEIGHTS,
@@ -87,7 +90,7 @@ def look_at_tracker(save_directory: Path) -> Tracker:
     """The tracker with its time. It is not written atomically, so it can be seen empty or cut short."""
     path = save_directory / TRACKER
     try:
-        with path.open("rb") as stream:
+        with open_regular(path) as stream:
             # The time before the content: then the content is never older than the time says.
             mtime_ns = os.fstat(stream.fileno()).st_mtime_ns
             text = stream.read(64).strip()
@@ -110,7 +113,8 @@ def read_tracker(save_directory: Path) -> int | Literal["release"] | None:
 def list_files(directory: Path) -> Listing:
     """Names, sizes and times of the files in ``directory`` and, for Megatron's rank directories, one level below.
 
-    Raises ``OSError`` when the directory is gone or can't be read. A file deleted while looking is left out.
+    Raises ``OSError`` when the directory is gone or can't be read. A file deleted while looking is left out, and so is one
+    whose name is no UTF-8: no layout has such names.
     """
     directory_mtime_ns = directory.stat().st_mtime_ns
     files: list[FileStat] = []
@@ -133,7 +137,7 @@ def _entries(directory: Path) -> list[tuple[str, os.DirEntry[str]]]:
             elif RANK_DIRECTORY.fullmatch(entry.name):
                 with os.scandir(entry.path) as inner:
                     found += [(f"{entry.name}/", file) for file in inner if not file.is_dir()]
-    return found
+    return [(prefix, entry) for prefix, entry in found if not _UNDECODED.search(entry.name)]
 
 
 def detect_format(directory: Path, listing: Listing | None = None) -> Format:
@@ -181,5 +185,5 @@ def fingerprint(directory: Path, listing: Listing | None = None, format: Format 
     for file in weights(listing, format or format_by_names(directory, listing)):
         digest.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\n".encode())
         if file.name == "integrity.json":
-            digest.update((directory / file.name).read_bytes())
+            digest.update(read_regular(directory / file.name, contents.MAX_JSON_BYTES))
     return digest.hexdigest()[:32]

@@ -28,6 +28,7 @@ from autoeval.checkpoints.layout import (
     weights,
 )
 from autoeval.checkpoints.settle import SettleTimes
+from recorder.untrusted import printable
 
 SKEW_SECONDS = 2.0  # between the clocks of nodes that write to one network file system
 
@@ -81,12 +82,15 @@ def inspect(directory: Path, listing: Listing) -> Inspection:
         else:
             raise contents.MissingError("no checkpoint files yet")
     except contents.UnsupportedError as error:
-        return Inspection(format, mark, str(error), unsupported=True)
+        return Inspection(format, mark, printable(str(error)), unsupported=True)
     except contents.NotWholeError as error:
-        return Inspection(format, mark, str(error), missing=isinstance(error, contents.MissingError))
+        return Inspection(format, mark, printable(str(error)), missing=isinstance(error, contents.MissingError))
     except OSError as error:
         missing = isinstance(error, FileNotFoundError)
-        return Inspection("unknown", "", f"{error.filename or directory}: {error.strerror}", missing=missing)
+        problem = printable(f"{error.filename or directory}: {error.strerror or error}")
+        return Inspection("unknown", "", problem, missing=missing)
+    except Exception as error:  # whatever a file holds, it is one checkpoint's problem and never the daemon's
+        return Inspection("unknown", "", printable(f"{directory}: cannot be read: {type(error).__name__}: {error}"))
     return Inspection(format, mark, disorder=disorder)
 
 
