@@ -2,7 +2,8 @@
 
     python -m autoeval.runners.array_task ARRAY.json NUMBER
 
-ARRAY.json has ``tasks``, each with ``command`` (a list of words), ``log`` and ``record``. The record is written when the
+ARRAY.json has ``tasks``, each with ``command`` (a list of words), ``log`` and ``record``; a command that begins with
+``python``, the interpreter of the submitting machine, is run by the one that runs this. The record is written when the
 command has ended: its exit code, and where and when it ran. The job ends with the command's own code. With
 AUTOEVAL_ENDS_WITH_INPUT in the environment it ends, and the command with it, when its standard input closes.
 """
@@ -29,14 +30,18 @@ GRACE_SECONDS = 20.0  # after SIGTERM; a queue's own patience may be shorter
 
 def run(array: Path, number: int) -> int:
     """Run task ``number``; its exit code as a shell has it (128 + n after signal n)."""
-    task = json.loads(array.read_text(encoding="utf-8"))["tasks"][number]
+    content = json.loads(array.read_text(encoding="utf-8"))
+    task = content["tasks"][number]
+    command = list(task["command"])
+    if command[0] == content.get("python"):  # this machine's own, which a container may have elsewhere
+        command[0] = sys.executable
     log, record = Path(task["log"]), Path(task["record"])
     log.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)  # of an earlier start: a requeued job keeps its id and its number
     started = time.time()
     with log.open("ab") as output:
         process = subprocess.Popen(
-            task["command"],
+            command,
             # A pipe that nobody writes: it closes when this process dies, whatever kills it, and the command ends.
             stdin=subprocess.PIPE,
             stdout=output,
@@ -62,7 +67,7 @@ def run(array: Path, number: int) -> int:
         signal.signal(signal.SIGINT, pass_on)
         signal.signal(signal.SIGALRM, insist)
         code = process.wait()
-    content = {
+    ended = {
         "code": code,
         "signal": signalled[0] if signalled else None,
         "host": socket.gethostname(),
@@ -72,7 +77,7 @@ def run(array: Path, number: int) -> int:
         "started": started,
         "ended": time.time(),
     }
-    write_json(record, content)
+    write_json(record, ended)
     return code if code >= 0 else 128 - code
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from autoeval.runners.outcome import Outcome, missing
 from autoeval.runners.worker_process import worker_environment
-from autoeval.tasks.openicl import BAD_INPUT, Task
+from autoeval.tasks import BAD_INPUT
+from autoeval.tasks.openicl import Task
 from recorder.files import write_json
 
 logger = logging.getLogger(__name__)

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from autoeval.openicl.inferencers import build_inferencer
+from autoeval.tasks import BAD_INPUT
 from autoeval.tasks.icl import infer_in_chunks
 from autoeval.tasks.job_data import load_task
 from autoeval.tasks.model_configs import SERVER, build_model, kind_of, style_of, with_model_defaults
@@ -41,7 +42,6 @@ from recorder.files import write_json
 
 logger = logging.getLogger("autoeval.openicl")
 
-BAD_INPUT = 2
 # Items asked at once. Enough for full batches; between two of them an interruption costs nothing.
 CHUNK_RANKED, CHUNK_GENERATED = 256, 64
 SAVE_SECONDS = 10.0

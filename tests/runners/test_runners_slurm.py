@@ -164,7 +164,7 @@ def test_a_controller_that_was_killed_starts_a_job_twice_and_that_does_no_harm(
     own_slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed just after a start it forgets it, starts the job again, and holds it when the node says it has it."""
-    monkeypatch.setattr("autoeval.runners.cluster.HELD_SECONDS", 5.0)
+    monkeypatch.setattr("autoeval.runners.arrays.HELD_SECONDS", 5.0)
     monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
     count = "f=open(out.with_suffix('.n'), 'a'); f.write('x'); f.close(); time.sleep(3); out.touch()"
     thread, outcomes = in_background(lambda: launch(build(retry=2), [Program(tmp_path, "t", count)], tmp_path))
@@ -210,7 +210,7 @@ def test_a_submission_whose_answer_was_lost_is_not_repeated(
 def test_a_held_job_is_reported_and_not_waited_for(
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("autoeval.runners.cluster.HELD_SECONDS", 1.0)
+    monkeypatch.setattr("autoeval.runners.arrays.HELD_SECONDS", 1.0)
     (outcome,) = launch(build(extra=["--hold"]), [Program(tmp_path, "t", "out.touch()")], tmp_path)
     assert outcome.reason == "held by the queue: JobHeldUser; cancelled"
     (outcome,) = launch(build(num_cpus=500), [Program(tmp_path, "t", "out.touch()")], tmp_path)
