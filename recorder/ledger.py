@@ -18,7 +18,7 @@ from typing import Any
 
 from recorder import ledger_writes as writes
 from recorder.ledger_items import as_outcomes, item_set, unpacked
-from recorder.ledger_rows import CheckpointRow, ItemRow, OutboxRow, Outcomes, ScoreRow, Standing, TaskRow
+from recorder.ledger_rows import CheckpointRow, ItemRow, JobRow, OutboxRow, Outcomes, ScoreRow, Standing, TaskRow
 from recorder.ledger_schema import move_aside, open_database
 from recorder.ledger_writes import SINKS
 from recorder.results import SHARE_ERROR, CheckpointRef, ResultFileError, TaskResult, mistakes, read_result
@@ -27,6 +27,7 @@ __all__ = [
     "SINKS",
     "CheckpointRow",
     "ItemRow",
+    "JobRow",
     "Ledger",
     "LedgerError",
     "OutboxRow",
@@ -133,6 +134,27 @@ class Ledger:
         with self._writing() as connection:
             checkpoint = writes.checkpoint_id(connection, ref)
             writes.note_task(connection, checkpoint, task, version or "", state, error, log)
+
+    def note_job(self, ref: CheckpointRef, key: str, *, stage: str, runner: str, manifest: Path, size: int) -> None:
+        """Record a job that is about to be submitted; see ``JobRow``."""
+        with self._writing() as connection:
+            checkpoint = writes.checkpoint_id(connection, ref)
+            writes.note_job(connection, checkpoint, key, stage, runner, str(manifest), size)
+
+    def change_job(self, key: str, state: str, job: str | None = None) -> None:
+        """Record that a job is open, cancelling or ended. Without ``job`` the known id stays."""
+        with self._writing() as connection:
+            writes.change_job(connection, key, job, state)
+
+    def jobs(self, model: str) -> list[JobRow]:
+        """Those of a model's checkpoints that have not ended, in the order in which they were noted."""
+        rows = self._rows(
+            "SELECT c.model, c.iteration, c.fingerprint, j.stage, j.key, j.runner, j.manifest, j.size, j.job, j.state "
+            "FROM job_rows j JOIN checkpoint_rows c ON c.id = j.checkpoint_id "
+            "WHERE j.state <> 'ended' AND c.model = ? ORDER BY j.noted_at",
+            (model,),
+        )
+        return [JobRow(*row) for row in rows]
 
     def checkpoints(self) -> list[CheckpointRow]:
         """All saves, by model and iteration; of one iteration the current save comes last."""
@@ -267,7 +289,7 @@ class Ledger:
         )
 
     def query(self, select: str, parameters: Sequence[Any] = ()) -> list[Any]:
-        """Rows of a SELECT on the published views (``scores``, ``checkpoints``, ``costs``, ``checkpoint_costs``)."""
+        """Rows of a SELECT on the published views (``scores``, ``checkpoints``, ``costs``, ``checkpoint_costs``, ``jobs``)."""
         return self._rows(select, parameters)
 
     # Outbox and settings

@@ -38,6 +38,23 @@ class TaskRow(NamedTuple):
     superseded: bool
 
 
+class JobRow(NamedTuple):
+    """A job of a queue. ``key`` is what the queue keeps of it, ``job`` its id there (``None``: not known, or not submitted);
+    ``runner``: the section of evaluator.yaml that made the queue, as JSON; ``manifest``: the file that says what its
+    ``size`` parts are; ``state``: open, cancelling or ended."""
+
+    model: str
+    iteration: int
+    fingerprint: str
+    stage: str  # convert | evaluate
+    key: str
+    runner: str
+    manifest: str
+    size: int
+    job: str | None
+    state: str
+
+
 class ScoreRow(NamedTuple):
     model: str
     iteration: int

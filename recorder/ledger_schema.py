@@ -164,9 +164,31 @@ SELECT model, iteration, fingerprint, superseded, COUNT(*) AS tasks, SUM(prompt_
 FROM costs GROUP BY model, iteration, fingerprint;
 """
 
+# Jobs of a cluster's queue: a daemon that was killed finds them again instead of submitting twice.
+_JOBS = """
+CREATE TABLE job_rows (
+    key TEXT PRIMARY KEY,
+    checkpoint_id INTEGER NOT NULL REFERENCES checkpoint_rows (id),
+    stage TEXT NOT NULL CHECK (stage IN ('convert', 'evaluate')),
+    runner TEXT NOT NULL,
+    manifest TEXT NOT NULL,
+    size INTEGER NOT NULL,
+    job TEXT,
+    state TEXT NOT NULL CHECK (state IN ('open', 'cancelling', 'ended')),
+    noted_at REAL NOT NULL,
+    ended_at REAL
+) WITHOUT ROWID;
+CREATE INDEX job_open ON job_rows (state) WHERE state <> 'ended';
+
+CREATE VIEW jobs AS
+SELECT c.model, c.iteration, c.fingerprint, j.stage, json_extract(j.runner, '$.type') AS runner, j.job, j.size, j.state,
+       j.key, j.noted_at, j.ended_at
+FROM job_rows j JOIN checkpoint_rows c ON c.id = j.checkpoint_id;
+"""
+
 Step = str | Callable[[sqlite3.Connection], None]  # SQL statements, or what they cannot say
 
-MIGRATIONS: tuple[Step, ...] = (_FIRST, _MESSAGES, _ITEM_BLOCKS, into_blocks, _NEWEST_VERSIONS, _COSTS)
+MIGRATIONS: tuple[Step, ...] = (_FIRST, _MESSAGES, _ITEM_BLOCKS, into_blocks, _NEWEST_VERSIONS, _COSTS, _JOBS)
 
 
 def open_database(path: Path) -> sqlite3.Connection:

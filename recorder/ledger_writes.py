@@ -116,6 +116,25 @@ def store_result(connection: sqlite3.Connection, result: TaskResult) -> bool:
     return True
 
 
+def note_job(
+    connection: sqlite3.Connection, checkpoint: int, key: str, stage: str, runner: str, manifest: str, size: int
+) -> None:
+    """``checkpoint``: the row's id. Noted before it is submitted."""
+    connection.execute(
+        "INSERT INTO job_rows (key, checkpoint_id, stage, runner, manifest, size, state, noted_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, 'open', ?)",
+        (key, checkpoint, stage, runner, storable(manifest), size, time.time()),
+    )
+
+
+def change_job(connection: sqlite3.Connection, key: str, job: str | None, state: str) -> None:
+    """Without ``job`` the known one stays."""
+    ended = time.time() if state == "ended" else None
+    connection.execute(
+        "UPDATE job_rows SET job = COALESCE(?, job), state = ?, ended_at = ? WHERE key = ?", (job, state, ended, key)
+    )
+
+
 def _find(connection: sqlite3.Connection, ref: CheckpointRef) -> int | None:
     row = connection.execute(
         "SELECT id FROM checkpoint_rows WHERE model = ? AND iteration = ? AND fingerprint = ?",

@@ -294,3 +294,22 @@ def test_scores_are_read_in_order_without_sorting_or_scanning(ledger: Ledger) ->
         steps = [row[3] for row in ledger._connection.execute(f"EXPLAIN QUERY PLAN {query}")]
         assert not [step for step in steps if step.startswith("SCAN")], steps
         assert "CROSS" not in query or not [step for step in steps if "TEMP B-TREE" in step], steps
+
+
+def test_jobs_that_have_not_ended_are_found_again(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    with contextlib.closing(Ledger(path)) as ledger:
+        ledger.note_checkpoint(save(), "evaluating")
+        for key in ("a", "b"):
+            ledger.note_job(save(), key, stage="evaluate", runner='{"type": "slurm"}', manifest=tmp_path / key, size=3)
+        ledger.change_job("a", "open", "17")
+        ledger.change_job("a", "cancelling")
+    with contextlib.closing(Ledger(path)) as ledger:
+        found = {row.key: (row.job, row.state, row.size, row.fingerprint) for row in ledger.jobs("gpt")}
+        assert found == {"a": ("17", "cancelling", 3, "a"), "b": (None, "open", 3, "a")}
+        ledger.change_job("b", "ended")
+        assert [row.key for row in ledger.jobs("gpt")] == ["a"] and not ledger.jobs("another")
+        assert ledger.query("SELECT key, runner, state FROM jobs ORDER BY key") == [
+            ("a", "slurm", "cancelling"),
+            ("b", "slurm", "ended"),
+        ]
