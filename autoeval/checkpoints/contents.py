@@ -15,12 +15,12 @@ import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoeval.checkpoints.dcp_metadata import MAX_METADATA_BYTES, DcpMetadata, DcpMetadataError, read_dcp_metadata
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
-from recorder.untrusted import open_regular, parse_json, read_regular
+from autoeval.checkpoints.place import Place, StoredPlace, open_file, read_file
+from recorder.untrusted import parse_json
 
 Sizes = Mapping[str, tuple[int, int]]
 
@@ -57,17 +57,17 @@ class Disorder(NamedTuple):
     than: str = ""
 
 
-def megatron_metadata(path: Path) -> dict[str, Any]:
+def megatron_metadata(path: Place) -> dict[str, Any]:
     """Megatron's ``metadata.json``; empty when it is absent, torn, or names no ``sharded_backend``."""
     try:
-        content = parse_json(read_regular(path, MAX_JSON_BYTES))
+        content = parse_json(read_file(path, MAX_JSON_BYTES))
     except (OSError, ValueError):
         return {}
     whole = isinstance(content, dict) and isinstance(content.get("sharded_backend"), str)
     return content if whole else {}
 
 
-def is_fsdp(directory: Path, sizes: Sizes) -> bool:
+def is_fsdp(directory: Place, sizes: Sizes) -> bool:
     """Whether DCP files without ``metadata.json`` are Megatron's ``fsdp_dtensor`` or ``torch_dcp``.
 
     Megatron itself tells them from ``torch_dist`` by that file alone. While a ``torch_dist`` save has not written it
@@ -76,7 +76,7 @@ def is_fsdp(directory: Path, sizes: Sizes) -> bool:
     return ".metadata" in sizes and "metadata.json" not in sizes and _has_model_keys(_dcp_metadata(directory))
 
 
-def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
+def check_dcp(directory: Place, sizes: Sizes) -> Disorder:
     """``torch_dist``, ``fsdp_dtensor``, ``torch_dcp``: marks there and parse, every storage file there, long enough.
 
     ``.metadata`` is written after all storage files: a younger one shows that the iteration is being saved again over
@@ -106,7 +106,7 @@ def check_dcp(directory: Path, sizes: Sizes) -> Disorder:
     return _disorder(sizes, [name for name in (*stored, "common.pt") if name in sizes], ".metadata")
 
 
-def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
+def check_legacy(directory: Place, sizes: Sizes) -> Disorder:
     """All rank files that the saved arguments imply, each a whole zip, all of one save."""
     present = [name for name in sizes if name.rpartition("/")[2] in RANK_FILES]
     if not present:
@@ -124,7 +124,7 @@ def check_legacy(directory: Path, sizes: Sizes) -> Disorder:
     return Disorder()
 
 
-def check_huggingface(directory: Path, sizes: Sizes) -> Disorder:
+def check_huggingface(directory: Place, sizes: Sizes) -> Disorder:
     """``config.json`` parses; the index and every shard it names are there and as long as their headers say.
 
     Without a ``config.json`` it may be an adapter (PEFT): its configuration parses, its weights are whole.
@@ -159,7 +159,7 @@ def check_huggingface(directory: Path, sizes: Sizes) -> Disorder:
     return _disorder(sizes, shards, index) if index else Disorder()
 
 
-def _check_adapter(directory: Path, sizes: Sizes) -> Disorder:
+def _check_adapter(directory: Place, sizes: Sizes) -> Disorder:
     """PEFT writes the weights, then the configuration."""
     _json(directory / "adapter_config.json")
     weights = next((name for name in ADAPTER_WEIGHTS if name in sizes), None)
@@ -189,7 +189,7 @@ def _check_pause(sizes: Sizes, files: Iterable[str]) -> None:
             )
 
 
-def _dcp_metadata(directory: Path) -> DcpMetadata:
+def _dcp_metadata(directory: Place) -> DcpMetadata:
     try:
         return read_dcp_metadata(directory / ".metadata")
     except FileNotFoundError as error:
@@ -202,7 +202,7 @@ def _has_model_keys(metadata: DcpMetadata) -> bool:
     return any(_MODEL_KEY.match(key) for key in metadata.tensors)
 
 
-def _check_integrity(directory: Path, sizes: Sizes) -> None:
+def _check_integrity(directory: Place, sizes: Sizes) -> None:
     """``integrity.json`` names every file with its SHA-256. Only the small ones are verified: shards are big.
 
     One that is older than ``.metadata`` is of an earlier save and proves nothing.
@@ -221,8 +221,8 @@ def _check_integrity(directory: Path, sizes: Sizes) -> None:
             raise NotWholeError(f"{name} is not the file whose SHA-256 integrity.json has")
 
 
-def _digest(path: Path) -> str:
-    return hashlib.sha256(read_regular(path, MAX_METADATA_BYTES)).hexdigest()
+def _digest(path: Place) -> str:
+    return hashlib.sha256(read_file(path, MAX_METADATA_BYTES)).hexdigest()
 
 
 def _rank_directories(tensor: int, pipeline: int, expert: int, expert_tensor: int) -> list[str]:
@@ -239,7 +239,7 @@ def _rank_directories(tensor: int, pipeline: int, expert: int, expert_tensor: in
 
 
 @lru_cache(maxsize=4096)
-def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int, int]:
+def _parallelism(path: Place, _size: int, _mtime_ns: int) -> tuple[int, int, int, int]:
     """(TP, PP, EP, expert TP) from ``args`` in a rank file. Keyed by size and time, so that nothing is read twice."""
     root = _torch_pickle(path)
     arguments = root.get("args") if isinstance(root, dict) else None
@@ -263,7 +263,7 @@ def _parallelism(path: Path, _size: int, _mtime_ns: int) -> tuple[int, int, int,
     return tensor, pipeline, expert, expert_tensor
 
 
-def _torch_pickle(path: Path) -> Any:
+def _torch_pickle(path: Place) -> Any:
     """The objects in a ``torch.save`` file, tensors left out."""
     try:
         with _torch_zip(path) as archive:
@@ -280,16 +280,16 @@ def _torch_pickle(path: Path) -> Any:
 
 
 @lru_cache(maxsize=65536)
-def _check_zip(path: Path, _size: int, _mtime_ns: int) -> None:
+def _check_zip(path: Place, _size: int, _mtime_ns: int) -> None:
     with _torch_zip(path):
         pass
 
 
 @contextlib.contextmanager
-def _torch_zip(path: Path) -> Iterator[zipfile.ZipFile]:
+def _torch_zip(path: Place) -> Iterator[zipfile.ZipFile]:
     """A torch file that was cut short has no zip directory, which stands at its end."""
     try:
-        stream = open_regular(path)
+        stream = open_file(path)
     except FileNotFoundError as error:
         raise MissingError(f"{path} is missing") from error
     with stream:
@@ -303,9 +303,9 @@ def _torch_zip(path: Path) -> Iterator[zipfile.ZipFile]:
         yield archive
 
 
-def _check_safetensors(path: Path, size: int) -> None:
+def _check_safetensors(path: Place, size: int) -> None:
     """https://huggingface.co/docs/safetensors: 8 bytes of header length, JSON header, then the data to the end."""
-    with open_regular(path) as stream:
+    with open_file(path) as stream:
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
         if length is None or length > min(MAX_HEADER_BYTES, size):
@@ -320,9 +320,9 @@ def _check_safetensors(path: Path, size: int) -> None:
         raise NotWholeError(f"{path.name} has {size} bytes, its header says {expected}")
 
 
-def _json(path: Path) -> Any:
+def _json(path: Place) -> Any:
     try:
-        return parse_json(read_regular(path, MAX_JSON_BYTES))
+        return parse_json(read_file(path, MAX_JSON_BYTES))
     except FileNotFoundError as error:
         raise MissingError(f"{path.name} is missing") from error
     except ValueError as error:

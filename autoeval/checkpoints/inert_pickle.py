@@ -76,7 +76,7 @@ def _line(content: bytes, code: int, start: int) -> tuple[int, int]:
     line = content.find(b"\n", start) + 1 or len(content)
     text = content[start:line].strip()
     if code == _PUT:
-        return line - start, int(text) if text.isdigit() and len(text) < 20 else len(content)
+        return line - start, int(text or b"0") if (text or b"0").isdigit() and len(text) < 20 else len(content)
     if code in b"ci":  # GLOBAL and INST: module, then name
         line = content.find(b"\n", line) + 1 or len(content)
     return line - start, 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -138,6 +139,22 @@ def _entries(directory: Path) -> list[tuple[str, os.DirEntry[str]]]:
                 with os.scandir(entry.path) as inner:
                     found += [(f"{entry.name}/", file) for file in inner if not file.is_dir()]
     return [(prefix, entry) for prefix, entry in found if not _UNDECODED.search(entry.name)]
+
+
+def foreign_link(directory: Path, listing: Listing) -> str | None:
+    """A link among the files (or above them, up to ``directory``) that ``is_foreign``. Raises ``OSError``."""
+    parents = sorted({file.name.rpartition("/")[0] for file in listing.files} | {""})
+    for name in (*parents, *(file.name for file in listing.files)):
+        if is_foreign(directory / name):
+            return name or directory.name
+    return None
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether ``path`` is a link to a file of another user than its own: who may write checkpoints could so have files read
+    that only this process's user may read. A link of root's may lead anywhere. Raises ``OSError`` when it is gone."""
+    link = path.lstat()
+    return stat.S_ISLNK(link.st_mode) and link.st_uid not in (0, path.stat().st_uid)
 
 
 def detect_format(directory: Path, listing: Listing | None = None) -> Format:

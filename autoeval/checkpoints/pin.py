@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autoeval.checkpoints.checkpoint import Checkpoint
-from autoeval.checkpoints.layout import RANK_DIRECTORY, fingerprint, list_files
+from autoeval.checkpoints.layout import RANK_DIRECTORY, fingerprint, is_foreign, list_files
 from autoeval.checkpoints.readiness import inspect
 
 logger = logging.getLogger(__name__)
@@ -93,6 +93,8 @@ def _link_all(source: Path, target: Path) -> bool:
         for name in _files_to_read(source):
             there = target / name
             there.parent.mkdir(parents=True, exist_ok=True)
+            if is_foreign(source / name):
+                raise CheckpointChanged(f"{source / name} is a link to a file of another user, which is not followed")
             # A link to a symbolic link would dangle when the latter's target goes: link the file itself.
             os.link(os.path.realpath(source / name), there)
     except OSError as error:

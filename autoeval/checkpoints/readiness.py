@@ -22,6 +22,7 @@ from autoeval.checkpoints.layout import (
     Listing,
     Tracker,
     fingerprint,
+    foreign_link,
     format_by_names,
     iteration_of,
     list_files,
@@ -70,6 +71,8 @@ def inspect(directory: Path, listing: Listing) -> Inspection:
         format = format_by_names(directory, listing)
         mark = fingerprint(directory, listing, format)
         sizes = listing.sizes()
+        if (link := foreign_link(directory, listing)) is not None:
+            raise contents.UnsupportedError(f"{link} is a link to a file of another user, which is not followed")
         if format == "torch_dist":
             disorder = contents.check_dcp(directory, sizes)
             format = "torch_dist" if "metadata.json" in sizes else "fsdp_dtensor"
