@@ -1,0 +1,452 @@
+"""This machine as a queue: slots, limits, ends, and what a later process finds, with real processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoeval.runners import local_queue
+from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, Resources
+from autoeval.runners.local_queue import LocalQueue
+from autoeval.runners.processes import Identity, from_json, identify
+from autoeval.runners.slots import Capacity, Slots, Wanted
+from tests.run.programs import alive, wait_for
+from tests.runners.conftest import REPOSITORY
+
+BEGIN = (
+    "import json, os, pathlib, signal, subprocess, sys, time; here = pathlib.Path(sys.argv[1]); number = sys.argv[2]"
+)
+
+
+class World:
+    """A queue in a directory, and tasks that are small Python programs with ``here`` and ``number`` defined."""
+
+    def __init__(self, directory: Path) -> None:
+        self.here = directory / "out"
+        self.here.mkdir()
+        self.directory = directory / "queue"
+        self._queues: list[LocalQueue] = []
+        self._jobs: set[str] = set()
+
+    def queue(self, **options: Any) -> LocalQueue:
+        self._queues.append(LocalQueue(self.directory, **{"gpus": (), "cpus": 4, "grace_seconds": 0.5, **options}))
+        return self._queues[-1]
+
+    def array(self, key: str, code: str, *, size: int = 1, at_once: int = 8, **resources: Any) -> JobArray:
+        self._jobs.add(key)
+        command = [sys.executable, "-c", f"{BEGIN}\n{textwrap.dedent(code)}", str(self.here)]
+        return JobArray(key, key, command, size, Resources(**resources), self.here / f"{key}.log", at_once)
+
+    def kept(self, job: str, number: int = 0) -> dict[str, Any]:
+        content = json.loads((self.directory / job / f"{number}.json").read_text())
+        return dict(content)
+
+    def supervisor(self, job: str) -> Identity:
+        return from_json(json.loads((self.directory / job / "supervisor.json").read_text()))
+
+    def read(self, name: str) -> str:
+        """What a task has written, once it has."""
+        file = self.here / name
+        wait_for(lambda: file.exists() and file.read_text() != "")
+        return file.read_text()
+
+    def close(self) -> None:
+        queue = LocalQueue(self.directory, gpus=())
+        jobs = {job: 1 for job in self._jobs if queue.find(job)}
+        queue.cancel(jobs)
+        for one in self._queues:
+            over(one, jobs)
+
+
+def over(queue: LocalQueue, jobs: dict[str, int], seconds: float = 20.0) -> dict[str, list[str]]:
+    """The names of all ends, once there are no others."""
+    deadline = time.monotonic() + seconds
+    while True:
+        states = queue.poll(jobs)
+        if all(state.over for found in states.values() for state in found):
+            return {job: [state.name or state.kind for state in found] for job, found in states.items()}
+        assert time.monotonic() < deadline, states
+        queue.wait(deadline - time.monotonic())
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+def test_ends_records_and_logs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "not-for-tasks")
+    code = """
+        print(os.environ.get("WANDB_API_KEY"), os.environ["OURS"], os.getcwd(), flush=True)
+        {"0": lambda: None, "1": lambda: sys.exit(3), "2": lambda: os.kill(os.getpid(), 9)}[number]()
+    """
+    queue = world.queue()
+    array = world.array("k", code, size=3)
+    array = JobArray(**{**vars(array), "environment": {"OURS": "a secret"}})
+    job = queue.submit(array)
+    assert over(queue, {job: 3}) == {"k": ["COMPLETED", "FAILED", "FAILED"]}
+    assert queue.poll({job: 3})["k"][1] == JobState("ended", "FAILED", again=True)
+    assert [world.kept("k", number)["code"] for number in range(3)] == [0, 3, -9]
+    assert array.task_log(1).read_text() == f"None a secret {Path.cwd()}\n"
+    assert queue.find("k") == "k" and queue.find("other") is None
+    assert queue.poll({"other": 2}) == {"other": [JobState("gone", again=True)] * 2}
+    assert queue.submit(array) == "k"  # it is there: not once more
+    assert not any("a secret" in file.read_text() for file in world.directory.rglob("*") if file.is_file())
+    assert not world.supervisor("k").alive
+
+
+def test_no_gpu_is_given_twice_and_two_arrays_share_them(world: World) -> None:
+    """Each claims its GPUs by making directories, which only one can."""
+    code = """
+        mine = os.environ["CUDA_VISIBLE_DEVICES"].split(",")
+        for gpu in mine:
+            (here / f"has-{gpu}").mkdir()
+        with (here / "given").open("a") as given:
+            given.write(os.environ["CUDA_VISIBLE_DEVICES"] + "\\n")
+        time.sleep(0.1)
+        for gpu in mine:
+            (here / f"has-{gpu}").rmdir()
+    """
+    first, second = world.queue(gpus=("3", "GPU-a", "7")), world.queue(gpus=("3", "GPU-a", "7"))
+    first.submit(world.array("a", code, size=6, num_gpus=1))
+    second.submit(world.array("b", code, size=4, num_gpus=2))
+    assert over(first, {"a": 6, "b": 4})["a"] == ["COMPLETED"] * 6
+    assert over(second, {"b": 4})["b"] == ["COMPLETED"] * 4
+    given = (world.here / "given").read_text().split()
+    assert len(given) == 10 and {gpu for line in given for gpu in line.split(",")} == {"3", "GPU-a", "7"}
+    with pytest.raises(QueueRefused, match="c wants 4 GPUs; there are 3"):
+        first.submit(world.array("c", code, num_gpus=4))
+    with pytest.raises(QueueRefused, match="wants 9 CPU slots; there are 4"):
+        first.submit(world.array("c", code, num_cpus=9))
+    with pytest.raises(QueueRefused, match=r"wants 1e\+06 GB of memory"):
+        first.submit(world.array("c", code, memory_gb=1e6))
+
+
+def test_a_gpu_may_be_for_several_and_without_gpus_none_is_waited_for(world: World) -> None:
+    code = "(here / number).write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'none'))\n"
+    both = code + "while len(list(here.glob('[0-9]'))) < 4: time.sleep(0.01)"
+    queue = world.queue(gpus=("0", "1"), max_workers_per_gpu=2)
+    queue.submit(world.array("k", both, size=4, num_gpus=1))
+    over(queue, {"k": 4})
+    assert sorted(world.read(str(number)) for number in range(4)) == ["0", "0", "1", "1"]
+    without = world.queue()
+    without.submit(
+        world.array("l", "(here / 'l').write_text(os.environ.get('CUDA_VISIBLE_DEVICES', 'none'))", num_gpus=8)
+    )
+    assert over(without, {"l": 1}) == {"l": ["COMPLETED"]}
+    assert world.read("l") == os.environ.get("CUDA_VISIBLE_DEVICES", "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "resources", "most"),
+    [
+        ({"at_once": 2}, {}, 2),
+        ({}, {"num_cpus": 2}, 2),  # of four slots
+        ({}, {"memory_gb": 3.0}, 1),  # of five
+    ],
+)
+def test_so_many_at_once(world: World, options: dict[str, int], resources: dict[str, Any], most: int) -> None:
+    code = "p = here / f'on-{number}'; p.touch(); (here / f'saw-{number}').write_text(str(len(list(here.glob('on-*'))))); time.sleep(0.1); p.unlink()"
+    queue = world.queue(memory_gb=5.0)
+    queue.submit(world.array("k", code, size=4, **options, **resources))
+    assert over(queue, {"k": 4}) == {"k": ["COMPLETED"] * 4}
+    assert max(int(world.read(f"saw-{number}")) for number in range(4)) <= most
+
+
+STUBBORN = """
+    import multiprocessing
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    apart = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
+                             start_new_session=True)  # not in the group
+    lost = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!"], stdout=subprocess.PIPE, start_new_session=True, text=True)
+    orphan = lost.stdout.readline().strip()
+    (here / "pids").write_text(f"{os.getpid()} {apart.pid} {orphan}")
+"""
+
+
+def test_a_time_limit_ends_all_that_a_task_has_started(world: World) -> None:
+    queue = world.queue()
+    queue.submit(world.array("k", STUBBORN + "    time.sleep(600)", minutes=1 / 60))
+    assert over(queue, {"k": 1}) == {"k": ["TIMEOUT"]}
+    assert queue.poll({"k": 1})["k"][0].again
+    assert not any(map(alive, map(int, world.read("pids").split())))
+    kept = world.kept("k")
+    assert kept["code"] == -9 and 1.0 <= kept["ended"] - kept["started"] < 6.0
+
+
+def test_what_a_task_leaves_behind_ends_with_it(world: World) -> None:
+    queue = world.queue()
+    queue.submit(world.array("k", STUBBORN))
+    assert over(queue, {"k": 1}) == {"k": ["COMPLETED"]}
+    assert not any(map(alive, map(int, world.read("pids").split())))
+
+
+def test_cancelled_is_what_was_cancelled_also_with_exit_code_0(world: World) -> None:
+    code = "signal.signal(15, lambda *_: sys.exit(0)); (here / f'up-{number}').write_text('x'); time.sleep(600)"
+    queue = world.queue()
+    queue.submit(world.array("iter_0002000", code, size=3, at_once=2))
+    world.read("up-0"), world.read("up-1")
+    assert [state.kind for state in queue.poll({"iter_0002000": 3})["iter_0002000"]] == [
+        "running",
+        "running",
+        "waiting",
+    ]
+    queue.cancel(["iter_0002000_1"])
+    world.read("up-2")  # its place is free
+    states = queue.poll({"iter_0002000": 3})["iter_0002000"]
+    assert [state.kind for state in states] == ["running", "ended", "running"]
+    assert states[1] == JobState("ended", "CANCELLED", again=False)
+    queue.cancel(["iter_0002000", "never"])
+    assert over(queue, {"iter_0002000": 3}) == {"iter_0002000": ["CANCELLED"] * 3}
+    assert world.kept("iter_0002000")["code"] == 0
+
+
+def test_who_waits_for_a_gpu_can_be_cancelled_and_says_what_it_waits_for(world: World) -> None:
+    queue = world.queue(gpus=("0",))
+    queue.submit(world.array("first", "(here / 'up').write_text('x'); time.sleep(600)", num_gpus=1))
+    world.read("up")
+    queue.submit(world.array("second", "(here / 'second').touch()", num_gpus=1))
+    queue.submit(world.array("third", "(here / 'third').touch()", num_gpus=1))
+
+    def reasons() -> list[str]:
+        return [queue.poll({job: 1})[job][0].reason for job in ("second", "third")]
+
+    wait_for(
+        lambda: (
+            sorted(reasons())
+            == [
+                "waits for 1 GPU, 1 CPU slot: 1 have all that is left",
+                "waits for 1 GPU, 1 CPU slot: others asked before",
+            ]
+        )
+    )
+    queue.cancel(["second", "third"])
+    assert over(queue, {"second": 1, "third": 1}) == {"second": ["CANCELLED"], "third": ["CANCELLED"]}
+    assert not (world.here / "second").exists() and queue.poll({"first": 1})["first"][0].kind == "running"
+    queue.cancel(["first"])
+
+
+SUBMIT = """
+import sys; sys.path.insert(0, {repository!r})
+from pathlib import Path
+from autoeval.runners.jobs import JobArray, Resources
+from autoeval.runners.local_queue import LocalQueue
+queue = LocalQueue(Path({directory!r}), gpus=(), cpus=4, grace_seconds=0.5, tethered={tethered})
+queue.submit(JobArray("k", "k", {command!r}, 3, Resources(), Path({log!r}), 2))
+print("submitted", flush=True)
+while True:
+    queue.poll({{"k": 3}})
+    queue.wait(60)
+"""
+
+
+def submit_and_die(world: World, code: str, *, tethered: bool = False, before: Callable[[], object] = int) -> None:
+    array = world.array("k", code, size=3)
+    text = SUBMIT.format(
+        repository=str(REPOSITORY),
+        directory=str(world.directory),
+        command=list(array.command),
+        log=str(array.log),
+        tethered=tethered,
+    )
+    process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None and process.stdout.readline() == "submitted\n"
+    before()
+    process.kill()
+    process.wait()
+    process.stdout.close()
+
+
+GATED = "(here / f'up-{number}').write_text(str(os.getpid()))\nwhile not (here / 'go').exists(): time.sleep(0.01)"
+
+
+def test_jobs_live_on_when_who_submitted_them_is_killed(world: World) -> None:
+    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
+    queue = world.queue()
+    assert queue.find("k") == "k"
+    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "waiting"]
+    (world.here / "go").touch()
+    assert over(queue, {"k": 3}) == {"k": ["COMPLETED"] * 3}  # the third is started though nobody is there to see it
+    assert int(world.read("up-2")) and world.kept("k", 2)["code"] == 0
+
+
+def test_tethered_jobs_end_with_who_submitted_them(world: World) -> None:
+    submit_and_die(world, GATED, tethered=True, before=lambda: (world.read("up-0"), world.read("up-1")))
+    queue = world.queue()
+    assert over(queue, {"k": 3}) == {"k": ["CANCELLED"] * 3}
+    assert not alive(int(world.read("up-0"))) and not (world.here / "up-2").exists()
+
+
+def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> None:
+    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
+    files = [world.directory / "k" / name for name in ("supervisor.json", "0.json", "1.json")]
+    kept = [file.read_text() for file in files]
+    queue = world.queue()
+    for changed in ({"started": 1}, {"boot": "another"}):  # it began at another moment; the machine was started again
+        for file, text in zip(files, kept, strict=True):
+            content = json.loads(text)
+            for process in (content.get("keeper", content), content.get("task")):
+                if process is not None:
+                    process.update(changed)
+            file.write_text(json.dumps(content))
+        job = json.loads((world.directory / "k" / "job.json").read_text())
+        assert queue.poll({"k": 3})["k"] == [
+            *[JobState("gone", reason="what kept it was killed", again=True)] * 2,
+            JobState("gone", again=True),
+        ]
+        queue.cancel(["k"])  # hits nobody
+        for number in range(3):
+            (world.directory / "k" / f"{number}.cancel").unlink()
+    assert alive(int(world.read("up-0")))
+    (world.directory / "k" / "job.json").write_text(json.dumps({**job, "host": "elsewhere"}))
+    assert queue.poll({"k": 1})["k"][0].kind == "unknown" and "elsewhere" in queue.poll({"k": 1})["k"][0].reason
+    (world.directory / "k" / "job.json").write_text(json.dumps(job))
+    for file, text in zip(files, kept, strict=True):
+        file.write_text(text)
+    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "waiting"]
+
+
+def test_without_its_supervisor_what_runs_goes_on_and_what_waited_is_gone(world: World) -> None:
+    queue = world.queue()
+    queue.submit(world.array("k", GATED, size=3, at_once=2))
+    world.read("up-0"), world.read("up-1")
+    world.supervisor("k").signal(signal.SIGKILL)
+    wait_for(lambda: not world.supervisor("k").alive)
+    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "gone"]
+    (world.here / "go").touch()
+    assert over(queue, {"k": 3}) == {"k": ["COMPLETED", "COMPLETED", "gone"]}
+
+
+def test_a_killed_keeper_leaves_nothing_behind(world: World) -> None:
+    """Neither with a supervisor to see it, nor without: there the next question ends it."""
+    queue = world.queue(gpus=("0",))
+    code = STUBBORN.replace('"pids"', "f'pids-{os.environ[\"OF\"]}'") + "    time.sleep(600)"
+    for key, with_supervisor in (("seen", True), ("unseen", False)):
+        array = JobArray(**{**vars(world.array(key, code, num_gpus=1)), "environment": {"OF": key}})
+        queue.submit(array)
+        main, *others = map(int, world.read(f"pids-{key}").split())
+        wait_for(lambda key=key: world.kept(key)["name"] == "RUNNING")  # type: ignore[misc]
+        if not with_supervisor:
+            world.supervisor(key).signal(signal.SIGKILL)
+            wait_for(lambda key=key: not world.supervisor(key).alive)  # type: ignore[misc]
+        from_json(world.kept(key)["keeper"]).signal(signal.SIGKILL)
+        if with_supervisor:
+            assert over(queue, {key: 1}) == {key: ["LOST"]}
+            assert queue.poll({key: 1})[key][0].reason == "its keeper ended with -9"
+            assert not any(map(alive, [main, *others]))
+        else:
+            assert over(queue, {key: 1}) == {key: ["gone"]}
+            wait_for(lambda main=main: not alive(main))  # type: ignore[misc]
+            for pid in others:  # in sessions of their own, with nobody left who knows of them
+                if alive(pid):
+                    os.kill(pid, signal.SIGKILL)
+    queue.submit(world.array("next", "(here / 'next').touch()", num_gpus=1))
+    assert over(queue, {"next": 1}) == {"next": ["COMPLETED"]}  # the GPU is free
+
+
+def test_a_submission_that_was_cut_short_is_gone_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed between writing the job down and starting its supervisor."""
+    queue = world.queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalQueue, "_supervise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("shutil.rmtree", lambda *_, **__: None)
+        with pytest.raises(KeyboardInterrupt):
+            queue.submit(world.array("k", GATED))
+    assert queue.find("k") == "k" and queue.poll({"k": 1})["k"] == [JobState("waiting", "PENDING")]
+    file = world.directory / "k" / "job.json"
+    job = json.loads(file.read_text())
+    file.write_text(json.dumps({**job, "submitted": job["submitted"] - 31}))
+    assert queue.poll({"k": 1})["k"] == [JobState("gone", again=True)]
+    late = subprocess.run(
+        [sys.executable, "-m", "autoeval.runners.local_supervisor", str(file.parent)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert late.returncode == 1 and "not started" in late.stderr  # it would run what was given up
+
+
+def test_a_supervisor_that_does_not_start_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = world.queue()
+    with monkeypatch.context() as patch:
+        patch.setattr(local_queue, "sys", type("Sys", (), {"executable": "/bin/false"}))
+        with pytest.raises(QueueError, match="supervisor of k did not start"):
+            queue.submit(world.array("k", GATED))
+    assert queue.find("k") is None
+    with pytest.raises(ValueError, match="expected letters"):
+        queue.submit(world.array("../k", GATED))
+    queue.submit(world.array("none", GATED))
+    array = JobArray("l", "l", ["/no/such/program"], 1, Resources(), world.here / "l.log")
+    queue.submit(array)
+    assert over(queue, {"l": 1}) == {"l": ["FAILED"]}
+    assert "FileNotFoundError" in queue.poll({"l": 1})["l"][0].reason
+
+
+def test_what_ended_long_ago_is_forgotten(world: World) -> None:
+    queue = world.queue()
+    queue.submit(world.array("old", "pass"))
+    queue.submit(world.array("runs", GATED))
+    over(queue, {"old": 1})
+    for file in world.directory.glob("*/*"):
+        if file.parent.name != "slots":
+            os.utime(file, (0, 0))
+    queue.submit(world.array("new", "pass"))
+    assert queue.find("old") is None and queue.find("runs") == "runs" and queue.find("new") == "new"
+
+
+def test_slots_are_held_as_long_as_any_of_their_processes_lives(tmp_path: Path) -> None:
+    slots = Slots(tmp_path, Capacity(("0", "1"), 1, 4, 8.0))
+    sleeper = subprocess.Popen(["sleep", "600"])
+    task = identify(sleeper.pid)
+    assert task is not None
+    with slots.taken(Wanted(gpus=1), print) as first:
+        assert first.gpus == ("0",)
+        first.held_for(task)
+        with slots.taken(Wanted(gpus=1), print) as second:
+            assert second.gpus == ("1",)
+        (holder,) = slots.holders()
+        content = json.loads(holder.file.read_text())
+        content["processes"][0]["started"] = 1  # the keeper is dead, its task is not
+        holder.file.write_text(json.dumps(content))
+        assert [one.gpus for one in slots.holders()] == [("0",)]
+        sleeper.kill()
+        sleeper.wait()
+        assert slots.holders() == []
+
+
+def test_waiting_costs_no_time(world: World) -> None:
+    """A supervisor, a keeper whose task runs and one that waits for its GPU do nothing at all."""
+    queue = world.queue(gpus=("0",))
+    queue.submit(world.array("k", "(here / f'up-{number}').write_text('x'); time.sleep(600)", size=2, num_gpus=1))
+    wait_for(
+        lambda: (
+            sorted(
+                world.kept("k", number)["name"] if (world.directory / "k" / f"{number}.json").exists() else ""
+                for number in range(2)
+            )
+            == ["RUNNING", "WAITING"]
+        )
+    )
+    processes = [world.supervisor("k"), *(from_json(world.kept("k", number)["keeper"]) for number in range(2))]
+    wait_for(lambda: "reason" in world.kept("k", 0) or "reason" in world.kept("k", 1))
+
+    def switches() -> list[int]:
+        texts = [Path(f"/proc/{one.pid}/status").read_text() for one in processes]
+        return [sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line) for text in texts]
+
+    before = switches()
+    time.sleep(1.0)
+    assert switches() == before
