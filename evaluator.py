@@ -53,7 +53,23 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--host", default="127.0.0.1", metavar="ADDRESS", help="of --serve; another than %(default)s asks for a token"
     )
-    parser.add_argument("--json", action="store_true", help="--status as JSON")
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="prove on the newest checkpoint that an evaluation needs no network, then stop; --doctor --offline: with "
+        "all other checks that need none",
+    )
+    parser.add_argument(
+        "--probe-seconds",
+        type=_seconds,
+        default=120.0,
+        metavar="S",
+        help="of --doctor: how long to wait for the runner's probe job (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--send-test-message", action="store_true", help="of --doctor: send one to Lark, Slack and the webhook"
+    )
+    parser.add_argument("--json", action="store_true", help="--status, --doctor or --offline as JSON")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser.parse_args(arguments)
 
@@ -83,6 +99,13 @@ def _minutes(text: str) -> float:
     value = float(text)
     if not 0 < value < 1e6:
         raise argparse.ArgumentTypeError(f"expected minutes above 0, found {text}")
+    return value
+
+
+def _seconds(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"expected seconds above 0, found {text}")
     return value
 
 

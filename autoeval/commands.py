@@ -40,9 +40,10 @@ def run_command(options: argparse.Namespace) -> int:
     for noisy in ("watchdog", "apscheduler"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
+        _refuse_lone_flags(options)
+        if options.doctor or options.offline:
+            return _examine(options)
         configs = load_config(options.config)
-        if options.json and not options.status:
-            raise ConfigError("--json belongs to --status")
         if options.serve:
             return show_work_directories(configs, options.host, options.port)
         watch = _watch_options(options)
@@ -53,10 +54,6 @@ def run_command(options: argparse.Namespace) -> int:
             return retry(configs, options.retry)
         if options.sync_wandb:
             return sync_wandb(configs)
-        if options.doctor:
-            from autoeval.doctor import examine
-
-            return examine(configs, watch)
         if options.dry_run:
             return dry_run(configs, watch)
         return run_daemon(configs, watch, Path(options.config), once=options.once)
@@ -69,6 +66,31 @@ def run_command(options: argparse.Namespace) -> int:
     except KeyboardInterrupt as stopped:  # before or after the daemon's own handling of signals
         print("evaluator.py: stopped", file=sys.stderr)
         return 128 + getattr(stopped, "number", signal.SIGINT)
+
+
+def _refuse_lone_flags(options: argparse.Namespace) -> None:
+    other = [name for name in ("once", "dry_run", "status", "sync_wandb", "serve") if getattr(options, name)]
+    other += ["retry"] if options.retry is not None else []
+    if options.offline and other:
+        raise ConfigError(f"--offline goes alone or with --doctor, not with --{other[0].replace('_', '-')}")
+    if options.json and not (options.status or options.doctor or options.offline):
+        raise ConfigError("--json belongs to --status, --doctor or --offline")
+    if options.send_test_message and (not options.doctor or options.offline):
+        raise ConfigError("--send-test-message belongs to --doctor, without --offline")
+
+
+def _examine(options: argparse.Namespace) -> int:
+    """``--doctor`` and ``--offline``: they read the configuration themselves, it may be what is wrong."""
+    from autoeval.doctor import Asked, examine
+
+    asked = Asked(
+        _watch_options(options),
+        probe_seconds=options.probe_seconds,
+        send_test_message=options.send_test_message,
+        offline=options.offline,
+        everything=options.doctor,
+    )
+    return examine(Path(options.config), asked, json_wanted=options.json)
 
 
 def _watch_options(options: argparse.Namespace) -> WatchOptions:

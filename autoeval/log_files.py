@@ -40,9 +40,9 @@ def rotate(path: Path, keep: int) -> None:
         number = former.name.removeprefix(f"{path.name}.")
         if number.isdigit() and int(number) >= keep:
             former.unlink(missing_ok=True)
-    for number in range(keep - 1, 0, -1):
+    for place in range(keep - 1, 0, -1):
         with contextlib.suppress(FileNotFoundError):
-            _numbered(path, number).replace(_numbered(path, number + 1))
+            _numbered(path, place).replace(_numbered(path, place + 1))
     with contextlib.suppress(FileNotFoundError):
         path.replace(_numbered(path, 1))
 

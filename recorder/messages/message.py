@@ -6,7 +6,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-Kind = Literal["started", "verdict", "failure", "finished", "progress"]
+Kind = Literal["started", "verdict", "failure", "finished", "progress", "test"]
 Tone = Literal["good", "bad", "unsure", "plain"]
 
 LONGEST_TEXT = 1200  # characters of one paragraph or line: Lark takes 20 KB a message, Slack 3,000 characters a block

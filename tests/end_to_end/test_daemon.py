@@ -232,7 +232,8 @@ def test_commands_that_only_look(models: Path, project: Path) -> None:
     (project / "items.jsonl").unlink()
     doctor = run(project, "--doctor")
     assert doctor.returncode == 1
-    assert "MISSING" in doctor.stdout and "items.jsonl" in doctor.stdout
+    assert "problem  task first" in doctor.stdout and "problem  task second" in doctor.stdout
+    assert "items.jsonl" in doctor.stdout
 
 
 @pytest.mark.parametrize("flags", [["--status"], ["--retry"]])

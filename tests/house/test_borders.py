@@ -24,6 +24,10 @@ MAY_IMPORT = {
     "helm": {"models"},
     "tasks": {"log_files", "checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm"},
     "runners": {"tasks", "datasets", "log_files"},
+    "doctor": {
+        *("config", "heartbeat", "planning", "runner_sections", "yaml_file"),
+        *("checkpoints", "convert", "helm", "offline", "openicl", "runners", "tasks"),
+    },
     "partitioners": {"datasets"},
     "summarizers": {"tasks", "datasets"},
     "model_eval": {"tasks", "datasets", "openicl", "models", "convert", "checkpoints", "eval_output", "estimates"},
