@@ -51,7 +51,11 @@ def load_direct(
     before = fingerprint_of(source)
     with tempfile.TemporaryDirectory(prefix="autoeval-") as directory:
         prepared = prepare(source, tokenizer, dtype, Path(directory))
-        loaded = AutoTokenizer.from_pretrained(directory, local_files_only=True) if tokenizer else None
+        loaded = (
+            AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+            if tokenizer
+            else None
+        )
     weights, digests = _read(prepared, progress)
     if changed(source, before):
         raise SourceChanged(f"{source}: changed while it was read")

@@ -106,8 +106,10 @@ def held_out_loss(
         if text.suffix != ".npy" and tokenizer is None:
             if not any((directory / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
                 raise ConversionError(f"{directory}: no tokenizer, so {text} cannot be read; give a .npy file of ids")
-            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(str(directory), local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
+            str(directory), local_files_only=True, trust_remote_code=False
+        )
         model = loaded.to(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     device = str(model.device)
     ids = torch.tensor(_tokens(text, tokenizer, model.config.vocab_size)[: max_tokens + 1], device=device)

@@ -105,7 +105,7 @@ def _place(source: TokenizerSource, directory: Path, max_length: int) -> _Placed
 
     others = set(directory.iterdir())
     size = write_tokenizer(source, directory, max_length=max_length)
-    loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True)
+    loaded = AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     files = {path.name: path.read_bytes() for path in directory.iterdir() if path not in others}
     placed = _Placed(files, size, loaded.bos_token_id, loaded.eos_token_id)
     _last_placed.clear()

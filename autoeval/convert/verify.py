@@ -71,7 +71,7 @@ def verify(
     import torch
     from transformers import AutoModelForCausalLM
 
-    hf: Any = AutoModelForCausalLM.from_pretrained(str(output), local_files_only=True)
+    hf: Any = AutoModelForCausalLM.from_pretrained(str(output), local_files_only=True, trust_remote_code=False)
     rounded = hf.dtype
     hf = hf.to(torch.float32).eval()
     opened = open_source(source)

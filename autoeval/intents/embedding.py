@@ -23,7 +23,9 @@ class Embedder:
         from sentence_transformers import SentenceTransformer
 
         try:
-            self._model = SentenceTransformer(str(directory), device=device, local_files_only=True)
+            self._model = SentenceTransformer(
+                str(directory), device=device, local_files_only=True, trust_remote_code=False
+            )
         except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
             said = str(error).strip().splitlines()[:1]
             why = said[0] if said else type(error).__name__

@@ -23,6 +23,7 @@ import torch
 
 from autoeval.models.adapter import base_of, is_adapter, with_adapter
 from autoeval.models.decoding import decode
+from autoeval.models.foreign import refuse_foreign
 from autoeval.models.network import Network, with_fused_activations
 from autoeval.models.requests import (
     Cost,
@@ -82,6 +83,7 @@ class HuggingFaceModel:
                 tokenizer_path = self.path  # with the chat template that it was trained with
         safe: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         config = AutoConfig.from_pretrained(directory, **safe)
+        refuse_foreign(directory, config)
         self.device = torch.device(_device(device))
         self.max_seq_len = _window(config, max_seq_len, directory)
         self.tokenizer: Any = AutoTokenizer.from_pretrained(tokenizer_path or directory, **safe)

@@ -132,4 +132,6 @@ def _weight_files(directory: Path) -> list[Path] | None:
     if not index.is_file():
         return None
     names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    if any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
+        return None  # what loads it afresh refuses it
     return [directory / name for name in sorted(names)]

@@ -45,7 +45,7 @@ class TopkRetriever:
                 f"{type(self).__name__}: sentence_transformers_model_name is '{self.embedder}', expected a directory"
                 " with a sentence-transformers model (nothing is downloaded)"
             )
-        model = SentenceTransformer(self.embedder, device="cpu", local_files_only=True)
+        model = SentenceTransformer(self.embedder, device="cpu", local_files_only=True, trust_remote_code=False)
         texts = [input_text(row, context) for row in rows]
         return model.encode(texts, batch_size=self.batch_size, normalize_embeddings=True, show_progress_bar=False)
 
