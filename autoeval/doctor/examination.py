@@ -217,7 +217,7 @@ class _Examined:
 
 
 def _proof(config: AutoEval, watch: WatchOptions) -> Iterator[Finding]:
-    from autoeval.offline.proof import prove
+    from autoeval.doctor.offline import prove
 
     return prove(config, watch)
 

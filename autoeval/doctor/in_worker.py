@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.doctor.finding import Finding, ok, problem, warning
+from autoeval.offline.environment import keep_off_the_hub
 
 SAMPLE = "Evaluating 8 checkpoints – of a language model: naïve, 模型.\n"
 SMI_SECONDS = 20.0
@@ -222,8 +223,7 @@ def main() -> int:
 
     out = take_standard_output()
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(name, "1")
+    keep_off_the_hub()
     for finding in answer(json.load(sys.stdin)):
         out.write(json.dumps(asdict(finding)) + "\n")
         out.flush()

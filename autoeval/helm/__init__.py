@@ -10,7 +10,7 @@
 - ``rouge.py``: ROUGE of summaries where HELM's own metric cannot be made.
 - ``data_files.py``, ``stage.py``: which files a scenario needs, and putting them where it looks.
 - ``results.py``: run directories -> scores with standard errors, and items.
-- ``offline.py``: no network, no output, no endless run.
+- ``contained.py``: no output, no endless run (and ``autoeval.offline``: no network).
 
 Scenarios that need no data (HELM generates it): ``synthetic_reasoning:mode=pattern_match`` (or ``induction``,
 ``variable_substitution``; reported as quasi-EM), ``synthetic_reasoning_natural:difficulty=easy`` (F1 over sets, so it

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
+from autoeval.helm.contained import HelmTimeoutError, missing_file, own_randomness, quiet, time_limit
 from autoeval.helm.registration import helm_model_name, registered, usable_window
 from autoeval.helm.results import HelmResultError, RunRecord, mean_statistic, read_run, read_scores
 from autoeval.helm.spec import HARNESS_VERSION, HelmTask, helm_version, with_model
 from autoeval.models.requests import LanguageModel
+from autoeval.offline.environment import offline
 from recorder.files import write_json
 from recorder.results import Item, Score
 

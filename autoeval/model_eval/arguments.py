@@ -6,7 +6,6 @@ import argparse
 import difflib
 import json
 import logging
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.model_eval.given_model import ModelWishes
+from autoeval.offline.environment import keep_off_the_hub
 
 logger = logging.getLogger(__name__)
 
@@ -231,7 +231,6 @@ def _at_least(least: int) -> Callable[[str], int]:
 
 def stay_offline() -> None:
     """Models and data are here or they are an error: libraries would ask the hub first, and wait."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(name, "1")
+    keep_off_the_hub()
     for noisy in ("urllib3", "httpx", "matplotlib"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from autoeval.offline.environment import keep_off_the_hub
 from autoeval.openicl.inferencers import build_inferencer
 from autoeval.tasks import BAD_INPUT
 from autoeval.tasks.icl import infer_in_chunks
@@ -224,8 +225,7 @@ def main(task_type: type[Task], arguments: list[str]) -> int:
     if os.environ.get("AUTOEVAL_ENDS_WITH_INPUT"):
         threading.Thread(target=_end_with_input, daemon=True).start()
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(name, "1")
+    keep_off_the_hub()
     try:
         cfg = json.loads(Path(arguments[0]).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from autoeval.helm.offline import offline, quiet
+from autoeval.helm.contained import quiet
 from autoeval.helm.run import run_helm_task
 from autoeval.helm.spec import HelmTask, with_model
+from autoeval.offline.environment import offline
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from autoeval.helm.offline import HelmTimeoutError, missing_file, offline, own_randomness, quiet, time_limit
+from autoeval.helm.contained import HelmTimeoutError, missing_file, own_randomness, quiet, time_limit
 from autoeval.helm.results import _without_model
+from autoeval.offline.environment import offline
 from recorder.helm_statistics import Stratum, standard_error
 
 

@@ -14,15 +14,17 @@ HOME = Path(__file__).resolve().parents[2]
 
 # What each room of autoeval may import, besides itself, the standard library and packages from the index.
 MAY_IMPORT = {
-    "checkpoints": set(),
+    "storage": set(),
+    "checkpoints": {"storage"},
     "convert": {"checkpoints"},
-    "models": set(),
+    "models": {"storage"},
     "datasets": set(),
     "diagnosis": set(),
     "intents": set(),
     "openicl": {"models", "datasets"},
-    "helm": {"models"},
-    "tasks": {"log_files", "checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm"},
+    "offline": set(),
+    "helm": {"models", "offline"},
+    "tasks": {"log_files", "checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm", "offline"},
     "runners": {"tasks", "datasets", "log_files"},
     "doctor": {
         *("config", "heartbeat", "planning", "runner_sections", "yaml_file"),
@@ -30,7 +32,17 @@ MAY_IMPORT = {
     },
     "partitioners": {"datasets"},
     "summarizers": {"tasks", "datasets"},
-    "model_eval": {"tasks", "datasets", "openicl", "models", "convert", "checkpoints", "eval_output", "estimates"},
+    "model_eval": {
+        "tasks",
+        "datasets",
+        "openicl",
+        "models",
+        "convert",
+        "checkpoints",
+        "eval_output",
+        "estimates",
+        "offline",
+    },
     "run": {"tasks", "datasets", "openicl", "partitioners", "runners", "summarizers"},
 }
 

@@ -1,10 +1,4 @@
-"""Keeping HELM off the network, off standard output, and inside its time limit.
-
-HELM scenarios download what is missing with urllib, ``wget``, ``gdown`` or the Hugging Face hub, and nltk downloads at
-import. On a machine without network some of these wait for minutes. Inside ``offline`` all of them fail at once: the
-proxy variables point at a port of this machine where nothing listens, and the hub is in its offline mode. This machine
-itself, and the host of a model that is a server, stay within reach.
-"""
+"""Keeping HELM off standard output and inside its time limit, and telling which file it lacks."""
 
 from __future__ import annotations
 
@@ -15,61 +9,13 @@ import logging
 import os
 import random
 import signal
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
 
 _LOGGER = logging.getLogger("autoeval.helm")
-
-_DEAD_PROXY = "http://127.0.0.1:9"  # the discard port; refused at once
-_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
-_THIS_MACHINE = ("localhost", "127.0.0.1", "::1")
-_OFFLINE_VARIABLES = {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-
-
-@contextlib.contextmanager
-def offline(*reachable: str) -> Iterator[None]:
-    """Inside the block nothing reaches the network but this machine and the hosts in ``reachable``.
-
-    The environment is as before afterwards.
-    """
-    changes: dict[str, str | None] = dict.fromkeys(_PROXY_VARIABLES, _DEAD_PROXY)
-    changes |= _OFFLINE_VARIABLES
-    changes |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join((*_THIS_MACHINE, *reachable)))
-    before = {name: os.environ.get(name) for name in changes}
-    _set_environment(changes)
-    urllib.request.install_opener(None)  # the next call builds one that sees the proxies
-    flags = _set_offline_flags()
-    try:
-        yield
-    finally:
-        for module, value in flags:
-            module.HF_HUB_OFFLINE = value  # type: ignore[attr-defined]  # looked for by name above
-        _set_environment(before)
-        urllib.request.install_opener(None)
-
-
-def _set_environment(values: dict[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
-
-
-def _set_offline_flags() -> list[tuple[object, bool]]:
-    """Libraries that read ``HF_HUB_OFFLINE`` when imported, and are already: (module, the flag's value before)."""
-    changed: list[tuple[object, bool]] = []
-    for name in ("huggingface_hub.constants", "datasets.config"):
-        module = sys.modules.get(name)
-        if module is not None and hasattr(module, "HF_HUB_OFFLINE"):
-            changed.append((module, module.HF_HUB_OFFLINE))
-            setattr(module, "HF_HUB_OFFLINE", True)  # noqa: B010 - a module attribute mypy cannot know
-    return changed
 
 
 class _LogStream(io.TextIOBase):
