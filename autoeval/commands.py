@@ -176,7 +176,7 @@ def _tell_what_is_watched(runs: Sequence[WatchedRun]) -> None:
         watch = run.options
         logger.info(
             "watching %s, iterations %d, %d, … %s; %d tasks: %s",
-            run.watcher.checkpoint_path,
+            run.watcher.where,
             watch.first,
             watch.first + watch.interval,
             "for ever" if watch.end is None else f"to iteration {watch.end}",

@@ -166,7 +166,7 @@ class Views:
             Told(
                 channels=config.channels,
                 model=config.model_name,
-                watching=str(self.run.watcher.checkpoint_path),
+                watching=self.run.watcher.where,
                 tasks=tuple(name for name, _ in self.run.tasks),
                 since=self._began,
                 finished=self.finished,

@@ -171,7 +171,7 @@ class WatchedRun:
                     self._pin(entry)
                     logger.info("%s iteration %d was deleted, but is pinned still", ref.model, ref.iteration)
                     continue
-            if self.watcher.checkpoint_path.is_dir():  # otherwise it may be a disk that is not mounted yet
+            if self.watcher.is_there():  # otherwise it may be a disk that is not mounted yet
                 self.entries[ref.fingerprint] = entry = Entry(gone, ref, gone)
                 how = "saved again" if row.superseded else "deleted or saved again"
                 self.finish(entry, "missed", f"{row.path} was {how} before its turn, while no daemon was at work")
@@ -280,7 +280,7 @@ class WatchedRun:
         if last is None or self._told_to_wait or self.waiting() or self.reached_the_end():
             return
         self._told_to_wait = True
-        path = self.watcher.checkpoint_path
+        path = self.watcher.where
         logger.info(
             "%s: waiting for iteration %d (--end-iteration) to appear in %s", self.config.model_name, last, path
         )

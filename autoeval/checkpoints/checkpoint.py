@@ -13,7 +13,8 @@ class Checkpoint:
     ``format`` is ``torch_dist``, ``fsdp_dtensor`` (``torch_dcp`` is the same on disk), ``torch`` (Megatron's legacy
     layout) or ``huggingface``. ``fingerprint`` is a hash of file names, sizes and modification times: an iteration
     saved again is a different checkpoint. ``tokens`` counts billions of training tokens seen, when the configuration
-    says how many an iteration takes.
+    says how many an iteration takes. ``url`` is where one is that lies in a store; ``path`` is then where its copy will
+    be, and the fingerprint is made of ETags.
     """
 
     model: str
@@ -22,3 +23,9 @@ class Checkpoint:
     format: str
     fingerprint: str
     tokens: float | None = None
+    url: str = ""
+
+    @property
+    def where(self) -> str:
+        """For people: where the training run has put it."""
+        return self.url or str(self.path)

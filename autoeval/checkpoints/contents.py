@@ -1,8 +1,9 @@
 """Are the files of one checkpoint whole? One function per layout; only headers, indices and marks are read.
 
-Each takes the directory and what a listing said of its files, ``{name: (size, mtime_ns)}``, and raises
-``NotWholeError`` (which may pass) or ``UnsupportedError`` (which will not). Each returns the greatest contradiction
-between the times of files and the order in which a save writes them: ``Disorder``.
+Each takes the directory, here or in a store, and what a listing said of its files, ``{name: (size, mtime_ns)}``, and
+raises ``NotWholeError`` (which may pass), ``UnsupportedError`` (which will not) or, when a store cannot be asked,
+``StorageError``. Each returns which files make it up, and the greatest contradiction between the times of files and the
+order in which a save writes them: ``Whole``.
 """
 
 from __future__ import annotations
@@ -17,7 +18,13 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Any, NamedTuple
 
-from autoeval.checkpoints.dcp_metadata import MAX_METADATA_BYTES, DcpMetadata, DcpMetadataError, read_dcp_metadata
+from autoeval.checkpoints.dcp_metadata import (
+    MAX_METADATA_BYTES,
+    DcpMetadata,
+    DcpMetadataError,
+    parse_dcp_metadata,
+    read_dcp_metadata,
+)
 from autoeval.checkpoints.inert_pickle import Inert, load_inert
 from autoeval.checkpoints.place import Place, StoredPlace, open_file, read_file
 from recorder.untrusted import parse_json
@@ -57,6 +64,13 @@ class Disorder(NamedTuple):
     than: str = ""
 
 
+class Whole(NamedTuple):
+    """``files``: without one of them, or with one of another save, it would not be this checkpoint."""
+
+    files: tuple[str, ...] = ()
+    disorder: Disorder = Disorder()
+
+
 def megatron_metadata(path: Place) -> dict[str, Any]:
     """Megatron's ``metadata.json``; empty when it is absent, torn, or names no ``sharded_backend``."""
     try:
@@ -76,7 +90,7 @@ def is_fsdp(directory: Place, sizes: Sizes) -> bool:
     return ".metadata" in sizes and "metadata.json" not in sizes and _has_model_keys(_dcp_metadata(directory))
 
 
-def check_dcp(directory: Place, sizes: Sizes) -> Disorder:
+def check_dcp(directory: Place, sizes: Sizes) -> Whole:
     """``torch_dist``, ``fsdp_dtensor``, ``torch_dcp``: marks there and parse, every storage file there, long enough.
 
     ``.metadata`` is written after all storage files: a younger one shows that the iteration is being saved again over
@@ -84,10 +98,10 @@ def check_dcp(directory: Place, sizes: Sizes) -> Disorder:
     """
     metadata = _dcp_metadata(directory)
     if "metadata.json" in sizes:
-        written = megatron_metadata(directory / "metadata.json")
-        if not written:
+        mark = megatron_metadata(directory / "metadata.json")
+        if not mark:
             raise NotWholeError("metadata.json does not parse or names no sharded_backend")
-        if written.get("common_backend") == "torch" and "common.pt" not in sizes:  # megatron-core before 0.19
+        if mark.get("common_backend") == "torch" and "common.pt" not in sizes:  # megatron-core before 0.19
             raise MissingError("common.pt is missing, metadata.json says that there is one")
     elif not _has_model_keys(metadata):
         raise MissingError("metadata.json is not there yet")
@@ -103,10 +117,12 @@ def check_dcp(directory: Place, sizes: Sizes) -> Disorder:
     _check_integrity(directory, sizes)
     if "train_state.pt" in sizes and "run_config.yaml" not in sizes:
         raise MissingError("run_config.yaml is not there yet, which Megatron-Bridge writes after its train_state.pt")
-    return _disorder(sizes, [name for name in (*stored, "common.pt") if name in sizes], ".metadata")
+    written = [name for name in (*stored, "common.pt") if name in sizes]
+    marks = [name for name in (".metadata", "metadata.json") if name in sizes]
+    return Whole((*written, *marks), _disorder(sizes, written, ".metadata"))
 
 
-def check_legacy(directory: Place, sizes: Sizes) -> Disorder:
+def check_legacy(directory: Place, sizes: Sizes) -> Whole:
     """All rank files that the saved arguments imply, each a whole zip, all of one save."""
     present = [name for name in sizes if name.rpartition("/")[2] in RANK_FILES]
     if not present:
@@ -121,10 +137,10 @@ def check_legacy(directory: Place, sizes: Sizes) -> Disorder:
             raise MissingError(f"{name} is missing (TP {tensor}, PP {pipeline}, EP {expert})")
         _check_zip(directory / name, *sizes[name])
     _check_pause(sizes, expected)
-    return Disorder()
+    return Whole(tuple(expected))
 
 
-def check_huggingface(directory: Place, sizes: Sizes) -> Disorder:
+def check_huggingface(directory: Place, sizes: Sizes) -> Whole:
     """``config.json`` parses; the index and every shard it names are there and as long as their headers say.
 
     Without a ``config.json`` it may be an adapter (PEFT): its configuration parses, its weights are whole.
@@ -153,13 +169,14 @@ def check_huggingface(directory: Place, sizes: Sizes) -> Disorder:
         else:
             _check_zip(directory / shard, *sizes[shard])
     _check_pause(sizes, shards)
+    files = ("config.json", *shards, *([index] if index else []))
     begun = _disorder(sizes, ["config.json"], max(shards, key=lambda name: sizes[name][1]))
     if begun.ns > PAUSE_SECONDS * 1e9:  # some write it last, but not long after
-        return begun
-    return _disorder(sizes, shards, index) if index else Disorder()
+        return Whole(files, begun)
+    return Whole(files, _disorder(sizes, shards, index) if index else Disorder())
 
 
-def _check_adapter(directory: Place, sizes: Sizes) -> Disorder:
+def _check_adapter(directory: Place, sizes: Sizes) -> Whole:
     """PEFT writes the weights, then the configuration."""
     _json(directory / "adapter_config.json")
     weights = next((name for name in ADAPTER_WEIGHTS if name in sizes), None)
@@ -169,7 +186,7 @@ def _check_adapter(directory: Place, sizes: Sizes) -> Disorder:
         _check_safetensors(directory / weights, sizes[weights][0])
     else:
         _check_zip(directory / weights, *sizes[weights])
-    return Disorder()
+    return Whole(("adapter_config.json", weights))
 
 
 def _disorder(sizes: Sizes, before: Iterable[str], mark: str) -> Disorder:
@@ -191,11 +208,17 @@ def _check_pause(sizes: Sizes, files: Iterable[str]) -> None:
 
 def _dcp_metadata(directory: Place) -> DcpMetadata:
     try:
-        return read_dcp_metadata(directory / ".metadata")
+        file = directory / ".metadata"
+        return _stored_metadata(file) if isinstance(file, StoredPlace) else read_dcp_metadata(file)
     except FileNotFoundError as error:
         raise MissingError(".metadata is not there yet") from error
     except DcpMetadataError as error:
         raise NotWholeError(str(error)) from error
+
+
+@lru_cache(maxsize=4)  # while shards arrive it is looked at again and again, and it may be large
+def _stored_metadata(file: StoredPlace) -> DcpMetadata:
+    return parse_dcp_metadata(read_file(file, MAX_METADATA_BYTES), name=str(file))
 
 
 def _has_model_keys(metadata: DcpMetadata) -> bool:
@@ -304,6 +327,15 @@ def _torch_zip(path: Place) -> Iterator[zipfile.ZipFile]:
 
 
 def _check_safetensors(path: Place, size: int) -> None:
+    _check_stored_safetensors(path, size) if isinstance(path, StoredPlace) else _check_header(path, size)
+
+
+@lru_cache(maxsize=65536)
+def _check_stored_safetensors(path: StoredPlace, size: int) -> None:
+    _check_header(path, size)
+
+
+def _check_header(path: Place, size: int) -> None:
     """https://huggingface.co/docs/safetensors: 8 bytes of header length, JSON header, then the data to the end."""
     with open_file(path) as stream:
         start = stream.read(8)

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from autoeval.checkpoints import contents
-from recorder.untrusted import open_regular, read_regular
+from autoeval.checkpoints import contents, copies
+from autoeval.checkpoints.place import Place, read_file
+from recorder.untrusted import open_regular
 
 TRACKER = "latest_checkpointed_iteration.txt"
 
@@ -39,19 +40,24 @@ _WEIGHTS = {
 
 
 class FileStat(NamedTuple):
-    """``name`` is relative to the checkpoint's directory, with ``/``; ``size`` in bytes."""
+    """``name`` is relative to the checkpoint's directory, with ``/``; ``size`` in bytes; ``etag`` of a store's objects."""
 
     name: str
     size: int
     mtime_ns: int
+    etag: str = ""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """One look at a checkpoint directory. Equal listings hold equal files, as far as ``stat`` can tell."""
+    """One look at a checkpoint directory. Equal listings hold equal files, as far as ``stat`` can tell.
+
+    ``ordered``: the files' times tell in which order they were saved. Those of uploaded objects do not.
+    """
 
     files: tuple[FileStat, ...]
     directory_mtime_ns: int
+    ordered: bool = True
 
     @property
     def newest_ns(self) -> int:
@@ -63,8 +69,8 @@ class Listing:
         return max(self.newest_ns, self.directory_mtime_ns)
 
     def sizes(self) -> dict[str, tuple[int, int]]:
-        """``{name: (size in bytes, mtime_ns)}``."""
-        return {name: (size, mtime_ns) for name, size, mtime_ns in self.files}
+        """``{name: (size in bytes, mtime_ns)}``; all times are 0 where they tell nothing."""
+        return {file.name: (file.size, file.mtime_ns if self.ordered else 0) for file in self.files}
 
 
 @dataclass(frozen=True)
@@ -94,11 +100,17 @@ def look_at_tracker(save_directory: Path) -> Tracker:
         with open_regular(path) as stream:
             # The time before the content: then the content is never older than the time says.
             mtime_ns = os.fstat(stream.fileno()).st_mtime_ns
-            text = stream.read(64).strip()
+            text = stream.read(64)
     except FileNotFoundError:
         return Tracker(None)
     except OSError as error:
         return Tracker(None, problem=f"{path} cannot be read: {error.strerror}")
+    return parse_tracker(text, mtime_ns, str(path))
+
+
+def parse_tracker(text: bytes, mtime_ns: int, path: str) -> Tracker:
+    """Of a tracker's content; ``path`` is for the message."""
+    text = text.strip()
     if text == b"release":
         return Tracker("release", mtime_ns)
     if text.isdigit():
@@ -171,7 +183,7 @@ def detect_format(directory: Path, listing: Listing | None = None) -> Format:
     return "fsdp_dtensor" if fsdp else format
 
 
-def format_by_names(directory: Path, listing: Listing) -> Format:
+def format_by_names(directory: Place, listing: Listing) -> Format:
     """``detect_format``, except that ``fsdp_dtensor`` is still ``torch_dist``: their names and fingerprints are alike."""
     names = {file.name for file in listing.files}
     if "metadata.json" in names:
@@ -195,12 +207,21 @@ def weights(listing: Listing, format: str) -> tuple[FileStat, ...]:
 def fingerprint(directory: Path, listing: Listing | None = None, format: Format | None = None) -> str:
     """Hash of the names, sizes and modification times of the weight files (and of ``integrity.json``'s content).
 
-    Raises ``OSError`` when the directory can't be read. Reads nothing big.
+    The copy of a checkpoint from a store has the fingerprint of what it is a copy of. Raises ``OSError`` when the
+    directory can't be read. Reads nothing big.
     """
+    if listing is None and (copied := copies.fingerprint_of(directory)) is not None:
+        return copied
     listing = listing or list_files(directory)
+    return fingerprint_of(directory, listing, format or format_by_names(directory, listing))
+
+
+def fingerprint_of(directory: Place, listing: Listing, format: Format) -> str:
+    """``fingerprint`` of what ``listing`` says. Of a store's objects the ETags count, and their times where there are
+    none: the same bytes uploaded again are the same checkpoint."""
     digest = hashlib.sha256()
-    for file in weights(listing, format or format_by_names(directory, listing)):
-        digest.update(f"{file.name}\0{file.size}\0{file.mtime_ns}\n".encode())
-        if file.name == "integrity.json":
-            digest.update(read_regular(directory / file.name, contents.MAX_JSON_BYTES))
+    for file in weights(listing, format):
+        digest.update(f"{file.name}\0{file.size}\0{file.etag or file.mtime_ns}\n".encode())
+        if file.name == "integrity.json" and not file.etag:
+            digest.update(read_file(directory / file.name, contents.MAX_JSON_BYTES))
     return digest.hexdigest()[:32]

@@ -113,4 +113,11 @@ def _files_to_read(source: Path) -> list[Path]:
             found.append(entry)
         elif _READ_DIRECTORY.fullmatch(entry.name):
             found += [file for file in entry.rglob("*") if not file.is_dir()]
-    return [file.relative_to(source) for file in found if not _NEVER_READ.fullmatch(file.name)]
+    return [name for file in found if is_read((name := file.relative_to(source)).as_posix())]
+
+
+def is_read(name: str) -> bool:
+    """Whether an evaluation may read the file ``name`` (relative to the checkpoint, with ``/``)."""
+    directory, _, file = name.rpartition("/")
+    in_place = not directory or _READ_DIRECTORY.fullmatch(directory.partition("/")[0]) is not None
+    return in_place and not _NEVER_READ.fullmatch(file)

@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from autoeval.checkpoints import contents
@@ -21,14 +20,17 @@ from autoeval.checkpoints.layout import (
     Format,
     Listing,
     Tracker,
-    fingerprint,
+    fingerprint_of,
     foreign_link,
     format_by_names,
     iteration_of,
     list_files,
     weights,
 )
+from autoeval.checkpoints.place import Place, StoredPlace
 from autoeval.checkpoints.settle import SettleTimes
+from autoeval.checkpoints.uploads import upload_doubts
+from autoeval.storage import StorageError
 from recorder.untrusted import printable
 
 SKEW_SECONDS = 2.0  # between the clocks of nodes that write to one network file system
@@ -54,7 +56,8 @@ class Readiness:
 class Inspection:
     """All that can be said from the checkpoint's own files. ``problem`` is empty when they are whole.
 
-    ``missing`` tells that the problem is a file that is not there, ``unsupported`` that it will not go away.
+    ``missing`` tells that the problem is a file that is not there, ``unsupported`` that it will not go away. ``files``
+    are those that make it up, once they are whole.
     """
 
     format: Format
@@ -63,23 +66,27 @@ class Inspection:
     missing: bool = False
     unsupported: bool = False
     disorder: contents.Disorder = _IN_ORDER
+    files: tuple[str, ...] = ()
 
 
-def inspect(directory: Path, listing: Listing) -> Inspection:
-    """Judge the checkpoint's files. Reads headers and indices only; a missing file is a problem, never an exception."""
+def inspect(directory: Place, listing: Listing) -> Inspection:
+    """Judge the checkpoint's files. Reads headers and indices only; a missing file is a problem, never an exception.
+
+    Raises ``StorageError`` when the store that has them cannot be asked: that says nothing of the checkpoint.
+    """
     try:
         format = format_by_names(directory, listing)
-        mark = fingerprint(directory, listing, format)
+        mark = fingerprint_of(directory, listing, format)
         sizes = listing.sizes()
-        if (link := foreign_link(directory, listing)) is not None:
+        if not isinstance(directory, StoredPlace) and (link := foreign_link(directory, listing)) is not None:
             raise contents.UnsupportedError(f"{link} is a link to a file of another user, which is not followed")
         if format == "torch_dist":
-            disorder = contents.check_dcp(directory, sizes)
+            whole = contents.check_dcp(directory, sizes)
             format = "torch_dist" if "metadata.json" in sizes else "fsdp_dtensor"
         elif format == "torch":
-            disorder = contents.check_legacy(directory, sizes)
+            whole = contents.check_legacy(directory, sizes)
         elif format == "huggingface":
-            disorder = contents.check_huggingface(directory, sizes)
+            whole = contents.check_huggingface(directory, sizes)
         elif format == "zarr":
             raise contents.UnsupportedError("zarr checkpoints can't be read; convert it with Megatron-LM before 2026")
         else:
@@ -92,13 +99,15 @@ def inspect(directory: Path, listing: Listing) -> Inspection:
         missing = isinstance(error, FileNotFoundError)
         problem = printable(f"{error.filename or directory}: {error.strerror or error}")
         return Inspection("unknown", "", problem, missing=missing)
+    except StorageError:
+        raise
     except Exception as error:  # whatever a file holds, it is one checkpoint's problem and never the daemon's
         return Inspection("unknown", "", printable(f"{directory}: cannot be read: {type(error).__name__}: {error}"))
-    return Inspection(format, mark, disorder=disorder)
+    return Inspection(format, mark, disorder=whole.disorder, files=whole.files)
 
 
 def check(
-    directory: Path,
+    directory: Place,
     tracker: Tracker,
     *,
     model_type: str = "megatron",
@@ -107,19 +116,22 @@ def check(
     later_ns: int | None = None,
     now: float | None = None,
     settle: SettleTimes | None = None,
+    before: Listing | None = None,
 ) -> Readiness:
     """Whether the checkpoint in ``directory`` may be evaluated.
 
     ``listing`` and ``inspection`` save work when the caller has them. ``later_ns`` is when the last file of a complete
     one of a higher iteration was written (nanoseconds since the epoch), ``None`` when there is none. ``now`` is
-    ``time.time()``.
+    ``time.time()``. ``before`` is the listing with which an uploaded checkpoint was last found complete.
     """
     now = time.time() if now is None else now
     settle = settle or SettleTimes()
-    try:
-        listing = listing or list_files(directory)
-    except OSError as error:
-        return Readiness("incomplete", f"{directory}: {error.strerror}")
+    if listing is None:
+        assert not isinstance(directory, StoredPlace)
+        try:
+            listing = list_files(directory)
+        except OSError as error:
+            return Readiness("incomplete", f"{directory}: {error.strerror}")
     inspection = inspection or inspect(directory, listing)
     if inspection.unsupported:
         return Readiness("unsupported", inspection.problem)
@@ -131,7 +143,15 @@ def check(
         doubts = [(inspection.problem, math.inf)]
     else:
         age = now - listing.newest_ns / 1e9
-        doubts = list(_doubts(directory.name, tracker, inspection, listing, age, settle))
+        if listing.ordered:
+            doubts = list(_doubts(directory.name, tracker, inspection, listing, age, settle))
+        else:
+            tracked = (
+                None
+                if inspection.format == "huggingface"
+                else _compare(directory.name, tracker, listing, inspection.format)
+            )
+            doubts = list(upload_doubts(tracked, tracker.problem, inspection.files, listing, before, age, settle))
     doubts = [(reason, seconds) for reason, seconds in doubts if seconds > 0]
     if not doubts:
         return Readiness("complete")
@@ -145,7 +165,8 @@ def check(
 def _is_abandoned(listing: Listing, later_ns: int | None, now: float, seconds: float) -> bool:
     """A later save that was completed before this one was last touched is of a run since rolled back: it tells little."""
     rest = now - listing.touched_ns / 1e9
-    return later_ns is not None and rest > (seconds if later_ns >= listing.touched_ns else 10 * seconds)
+    sure = listing.ordered and later_ns is not None and later_ns >= listing.touched_ns  # else an upload may go on
+    return later_ns is not None and rest > (seconds if sure else 10 * seconds)
 
 
 def _doubts(

@@ -15,6 +15,8 @@ class SettleTimes:
     ``quiet``: a Hugging Face directory and Megatron-Bridge's ``run_config.yaml`` end with no mark at all.
     ``disorder``: file times contradict the order of writing, by clock skew or because a copy lost them.
     ``abandoned``: an unfinished save after which a later one was completed.
+    ``upload``: all objects of a checkpoint in a store are there, and no tracker that came after them; or twice the longest
+    pause between two of them, if that is more.
 
     Raises ``ValueError`` for a negative number.
     """
@@ -25,6 +27,7 @@ class SettleTimes:
     quiet: float = 0.5
     disorder: float = 60.0
     abandoned: float = 60.0
+    upload: float = 10.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
