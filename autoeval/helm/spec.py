@@ -38,6 +38,9 @@ class Benchmark:
     metrics: tuple[str, ...] = ()
 
 
+USUAL_PROMPT = 1000  # tokens, with five examples
+
+
 @dataclass(frozen=True)
 class HelmTask:
     """One benchmark. ``entries`` are run-entry descriptions without a model; ``metrics`` display names or empty."""
@@ -48,6 +51,11 @@ class HelmTask:
     metrics: tuple[str, ...]
     eval_instances: int = 100
     num_train_trials: int | None = None  # few-shot samples of every run; None: what the entry says, else one
+
+    @property
+    def size(self) -> int:
+        """Tokens that it may cost, roughly: instances with a prompt of the usual length."""
+        return len(self.entries) * self.eval_instances * (self.num_train_trials or 1) * USUAL_PROMPT
 
 
 def load_helm_tasks(

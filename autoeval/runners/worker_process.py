@@ -10,8 +10,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -105,8 +105,23 @@ class LocalWorker:
         self._on_event(self, {"event": "exited", "returncode": self._process.wait()})
 
 
+@dataclass(frozen=True)
+class TaskList:
+    """``tasks``: (name, version) of each. By name, ``sizes``: what it may cost, in a unit of all tasks' own, and
+    ``families``: the same for tasks that share prompts."""
+
+    tasks: tuple[tuple[str, str], ...]
+    sizes: Mapping[str, float] = field(default_factory=dict)
+    families: Mapping[str, str] = field(default_factory=dict)
+
+
 def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list[tuple[str, str]]:
-    """The (name, version) of each task of a task plan, found out in a short-lived worker process.
+    """The (name, version) of each task; otherwise as ``list_tasks``."""
+    return list(list_tasks(task_plan, timeout_seconds).tasks)
+
+
+def list_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> TaskList:
+    """The tasks of a task plan, found out in a short-lived worker process.
 
     Raises ``ValueError`` with the worker's message when the plan cannot be loaded.
     """
@@ -126,7 +141,8 @@ def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list
     for line in answer.stdout.splitlines():
         event = json.loads(line)
         if event["event"] == "tasks":
-            return [(name, version) for name, version in event["tasks"]]
+            tasks = tuple((name, version) for name, version in event["tasks"])
+            return TaskList(tasks, event["sizes"], event["families"])
         raise ValueError(event["error"])
     tail = "\n".join(answer.stderr.splitlines()[-5:])
     raise ValueError(f"the worker process ended with code {answer.returncode} before it answered:\n{tail}")

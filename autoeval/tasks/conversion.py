@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -28,6 +29,7 @@ logger = logging.getLogger("autoeval.worker")
 
 VERIFY_BELOW_PARAMETERS = 1_000_000_000  # Megatron's own model is built beside ours, both in fp32 on the CPU
 VERIFY_SECONDS = 3600.0
+VISIBLE_SECONDS = 60.0  # for a file to appear on a network file system after another machine has written it
 
 
 class Preparation:
@@ -57,7 +59,7 @@ class Preparation:
 
     def _begin(self) -> None:
         if self._incoming is None:
-            self._accept(_convert(self.plan))
+            _accept(self.plan, _convert(self.plan))
             return
         pool, settled = ThreadPoolExecutor(1, "conversion"), self._incoming.settled
         refuse_other_save(self.plan)  # what is put into the module is this save or, as the conversion will say, none
@@ -79,7 +81,7 @@ class Preparation:
         if self._conversion is not None:
             conversion, self._conversion = self._conversion, None
             try:
-                self._accept(conversion.result())
+                _accept(self.plan, conversion.result())
             except BaseException:
                 self._loaded.drop()  # whatever is in the module, it is not to be asked
                 raise
@@ -91,13 +93,49 @@ class Preparation:
             self._conversion = None
             self._loaded.drop()
 
-    def _accept(self, receipt: Receipt) -> None:
-        plan = self.plan
-        if receipt.fingerprint != plan.checkpoint.fingerprint:
-            raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
-        receipt = _verified(plan, receipt)
-        # The converted model's own receipt names what was read, a pin: this copy is for people, and outlives it.
-        write_json(Path(plan.directory, "receipt.json"), {**receipt.to_json(), "source": plan.checkpoint.path})
+
+class Converted:
+    """A checkpoint that another process has converted, on its way to a loaded model; asked as ``Preparation`` is."""
+
+    def __init__(self, plan: EvaluationPlan, loaded: LoadedModel) -> None:
+        """Raises ``OSError`` when the converted model is not there, ``CheckpointChanged`` when the save is another."""
+        self.plan, self._loaded = plan, loaded
+        if plan.format == "huggingface":
+            refuse_other_save(plan)
+        else:
+            _await_receipt(plan)
+
+    def model(self) -> Any:
+        return self._loaded.load(self.plan.converted, self.plan.model)
+
+    def finish(self) -> None:
+        """Its files can be trusted already."""
+
+
+def convert_for_others(plan: EvaluationPlan, emit: Callable[..., None], in_use: Path | None) -> None:
+    """Convert, with every check that is due, for other processes to load. Raises as ``Preparation`` does."""
+    started = time.monotonic()
+    emit("converting")
+    _accept(plan, _convert(plan, in_use=in_use))
+    emit("converted", seconds=round(time.monotonic() - started, 3))
+
+
+def _await_receipt(plan: EvaluationPlan) -> None:
+    from autoeval.convert import read_receipt
+
+    deadline = time.monotonic() + VISIBLE_SECONDS
+    while (receipt := read_receipt(plan.converted)) is None or receipt.fingerprint != plan.checkpoint.fingerprint:
+        if time.monotonic() > deadline:
+            raise OSError(f"{plan.converted}: the converted model is not to be seen from {socket.gethostname()}")
+        time.sleep(1.0)
+
+
+def _accept(plan: EvaluationPlan, receipt: Receipt) -> None:
+    if receipt.fingerprint != plan.checkpoint.fingerprint:
+        raise CheckpointChanged(f"{plan.source} was saved again before it could be read")
+    receipt = _verified(plan, receipt)
+    # The converted model's own receipt names what was read, a pin: this copy is for people, and outlives it.
+    write_json(Path(plan.directory, "receipt.json"), {**receipt.to_json(), "source": plan.checkpoint.path})
 
 
 class Ahead:

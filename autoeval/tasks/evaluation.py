@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoeval.checkpoints import CheckpointChanged
-from autoeval.tasks.conversion import Ahead, Preparation, refuse_other_save
+from autoeval.tasks.claims import Claims
+from autoeval.tasks.conversion import Ahead, Converted, Preparation, refuse_other_save, source_unchanged
 from autoeval.tasks.loaded import LoadedModel
 from autoeval.tasks.metering import Meter
 from autoeval.tasks.plan import EvaluationPlan, TaskPlan
@@ -71,6 +72,26 @@ class Evaluator:
             if preparation is not None:
                 preparation.end()
 
+    def evaluate_share(self, plan: EvaluationPlan, mine: Sequence[str], claims: Claims) -> None:
+        """Score a checkpoint that is converted already: first the tasks ``mine``, then what nobody else has begun.
+
+        Raises ``OSError`` when the converted model is not there, ``CheckpointChanged`` as ``evaluate`` does.
+        """
+        waiting = [task for task in self._waiting(plan) if claims.may_be_taken(task.name)]
+        if not waiting:
+            return
+        started = time.perf_counter()
+        with log_file(plan.log_path("convert")):
+            preparation = Converted(plan, self._loaded)
+            model = preparation.model()
+        self._emit("loaded", seconds=round(time.perf_counter() - started, 3))
+        doing = _Round(plan, model, preparation, self._emit, claims.take)
+        doing.run(self._grouped(plan, [task for task in waiting if task.name in mine], model))
+        # From the end: who has them begins at the front.
+        for task in [task for task in reversed(waiting) if task.name not in mine]:
+            if existing_result(plan, task.name, task.version) is None and claims.may_be_taken(task.name):
+                doing.run(self._grouped(plan, [task], model))
+
     def _prepare(self, plan: EvaluationPlan) -> Preparation:
         with log_file(plan.log_path("convert")):
             return Preparation(plan, self._loaded, self._ahead, self._emit)
@@ -111,13 +132,24 @@ class Evaluator:
 
 
 class _Round:
-    """The tasks of one checkpoint."""
+    """The tasks of one checkpoint; ``take`` says, when its turn has come, whether a task is for this process."""
 
-    def __init__(self, plan: EvaluationPlan, model: Any, preparation: Preparation, emit: Callable[..., None]) -> None:
+    def __init__(
+        self,
+        plan: EvaluationPlan,
+        model: Any,
+        preparation: Preparation | Converted,
+        emit: Callable[..., None],
+        take: Callable[[str], bool] = lambda _: True,
+    ) -> None:
         self._plan, self._model, self._preparation, self._emit = plan, model, preparation, emit
+        self._take = take
 
     def run(self, groups: Iterator[list[Any]]) -> None:
-        for group in groups:
+        for whole in groups:
+            group = [one for one in whole if self._take(_name_of(one))]
+            if not group:
+                continue
             if isinstance(group[0], Work):
                 self._preparation.finish()  # HELM records its runs itself
                 self._alone(group[0], partial(run_helm, self._plan, group[0], self._model))
@@ -196,6 +228,12 @@ class _Round:
         self._emit("task_done", task=task.name, version=task.version, result=path)
 
 
+def _name_of(one: Any) -> str:
+    """Of what ``Evaluator._grouped`` puts into groups."""
+    work: Work = one if isinstance(one, Work) else one[0] if isinstance(one, tuple) else one.work
+    return work.name
+
+
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Send this process's log records to ``path`` too, while the block runs."""
@@ -208,6 +246,20 @@ def log_file(path: Path) -> Iterator[None]:
     finally:
         logging.getLogger().removeHandler(handler)
         handler.close()
+
+
+def failure_event(plan: EvaluationPlan, error: Exception) -> dict[str, Any]:
+    """What is told of a checkpoint that cannot be evaluated. ``again``: another try, elsewhere perhaps, may help."""
+    # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
+    kind = "checkpoint_failed" if source_unchanged(plan) else "checkpoint_missed"
+    told = describe(error)
+    return {
+        "event": kind,
+        # The pin that was read will be gone by the time somebody reads this.
+        "error": told.replace(plan.source, plan.checkpoint.path),
+        "log": str(plan.log_path("convert")),
+        "again": isinstance(error, OSError | MemoryError) or "out of memory" in told.lower(),
+    }
 
 
 def describe(error: BaseException) -> str:

@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 # Part of every task's version: raise it when a change in this code changes scores.
 HARNESS_VERSION = "2"
+USUAL_OUT_LEN = 64  # tokens, where neither task nor model says
+GENERATED_WEIGHT = 10  # tokens read in the time of one generated
 
 
 @dataclass(frozen=True)
@@ -82,6 +84,25 @@ def load_icl_tasks(
 def load_icl_task(config: DatasetConfig, *, data_dir: Path, limit: int | None = None) -> IclTask:
     """One task of a configuration that was read already; otherwise as ``load_icl_tasks``."""
     return _load(config, data_dir, limit)
+
+
+def size_of(task: IclTask) -> float:
+    """Tokens that the task may cost, roughly: a quarter of the characters, for each label that is ranked; a token that is
+    generated takes as long as many that are read."""
+    inferencer = build_inferencer(task.infer_cfg["inferencer"])
+    if inferencer.kind == "rank":
+        return sum(_characters(sample) * len(task.prompting.labels(sample.row)) for sample in task.samples) / 4
+    grown = int(task.infer_cfg["inferencer"].get("max_out_len") or USUAL_OUT_LEN) * GENERATED_WEIGHT
+    return sum(_characters(sample) / 4 + grown for sample in task.samples)
+
+
+def rows_of(task: IclTask) -> str:
+    """The same for tasks about the same rows."""
+    return content_hash(sample.row for sample in task.samples)
+
+
+def _characters(sample: Sample) -> int:
+    return sum(len(str(value)) for row in (sample.row, *sample.examples) for value in row.columns.values())
 
 
 def run_icl_task(task: IclTask, model: LanguageModel, *, style: Style | None = None) -> IclOutcome:

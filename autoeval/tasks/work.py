@@ -26,6 +26,24 @@ class Work:
     source: str
     task: Any
 
+    @property
+    def size(self) -> float:
+        """What it may cost, where nothing was measured: items times what is asked of each."""
+        if self.source == "helm":
+            return float(self.task.size)
+        from autoeval.tasks.icl import size_of
+
+        return size_of(self.task)
+
+    @property
+    def family(self) -> str:
+        """The same for tasks whose prompts begin alike: rankings and generations of the same rows."""
+        if self.source == "helm":
+            return self.name
+        from autoeval.tasks.icl import rows_of
+
+        return rows_of(self.task)
+
 
 @dataclass(frozen=True)
 class Outcome:

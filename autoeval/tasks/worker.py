@@ -2,6 +2,7 @@
 
     python -m autoeval.tasks.worker             serve: one JSON order a line in, one JSON event a line out
     python -m autoeval.tasks.worker --list      task plan (JSON) on standard input; tasks with versions out
+    python -m autoeval.tasks.worker --order FILE   one job of a cluster (autoeval.tasks.job)
 
 Orders are ``{"evaluate": PLAN_FILE}`` and ``{"convert": PLAN}`` (ahead of its turn, while another one is evaluated).
 The daemon imports no torch; this process does, once, and is kept for the next checkpoint; it is started while
@@ -12,7 +13,6 @@ files written whole, so it may be killed at any time.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -20,32 +20,17 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from autoeval.log_files import keep_own_log
-from autoeval.tasks.conversion import source_unchanged
-from autoeval.tasks.evaluation import Evaluator, describe
+from autoeval.offline.environment import keep_off_the_hub
+from autoeval.tasks.evaluation import Evaluator, describe, failure_event
+from autoeval.tasks.events import Events, beating
 from autoeval.tasks.plan import EvaluationPlan, load_plan, plan_from_json, task_plan_from_json
 from autoeval.tasks.work import load_tasks
 
 logger = logging.getLogger("autoeval.worker")
-
-HEARTBEAT_SECONDS = 2.0
-
-
-class Events:
-    """Writes events to the real standard output, which nothing else in this process can reach. For any thread."""
-
-    def __init__(self, stream: TextIO):
-        self._stream = stream
-        self._lock = threading.Lock()
-
-    def __call__(self, event: str, **details: Any) -> None:
-        with self._lock:
-            self._stream.write(json.dumps({"event": event, **details}) + "\n")
-            self._stream.flush()
 
 
 def take_standard_output() -> TextIO:
@@ -65,35 +50,13 @@ def serve(emit: Events) -> None:
     while True:
         plan = plans.get()
         try:
-            with _beating(emit):
+            with beating(emit):
                 evaluator.evaluate(plan)
         except Exception as error:
             logger.exception("checkpoint %s failed", plan.checkpoint.iteration)
-            # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
-            kind = "checkpoint_failed" if source_unchanged(plan) else "checkpoint_missed"
-            # The pin that was read will be gone by the time somebody reads this.
-            told = describe(error).replace(plan.source, plan.checkpoint.path)
-            emit(kind, error=told, log=str(plan.log_path("convert")))
+            emit(**failure_event(plan, error))
         else:
             emit("checkpoint_done")
-
-
-@contextlib.contextmanager
-def _beating(emit: Events) -> Iterator[None]:
-    """Say every now and then that this process is alive, while the block runs."""
-    ended = threading.Event()
-
-    def beat() -> None:
-        while not ended.wait(HEARTBEAT_SECONDS):
-            emit("alive")
-
-    thread = threading.Thread(target=beat, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
 
 
 def warm_up() -> None:
@@ -121,10 +84,20 @@ def _read_input(plans: queue.Queue[EvaluationPlan], evaluator: Evaluator) -> Non
                 evaluator.convert_ahead(plan_from_json(order["convert"]))
     except Exception:
         logger.exception("an order that cannot be obeyed")
+    _end_with_all_that_was_started()
+
+
+def _end_with_all_that_was_started() -> None:
     # The daemon is gone or wants us gone; what is on disk is whole. Nothing that we started may outlive us either.
     if os.getpgrp() == os.getpid():
         os.killpg(0, signal.SIGKILL)
     os._exit(0)
+
+
+def _end_with_input() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    _end_with_all_that_was_started()
 
 
 def list_tasks(emit: Events) -> int:
@@ -135,7 +108,12 @@ def list_tasks(emit: Events) -> int:
         logger.debug("the tasks cannot be loaded", exc_info=True)
         emit("error", error=describe(error))
         return 1
-    emit("tasks", tasks=[[task.name, task.version] for task in tasks])
+    emit(
+        "tasks",
+        tasks=[[task.name, task.version] for task in tasks],
+        sizes={task.name: task.size for task in tasks},
+        families={task.name: task.family for task in tasks},
+    )
     return 0
 
 
@@ -149,10 +127,14 @@ def main() -> int:
     )
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")  # huge pages for torch's buffers: conversions read faster
     # The evaluation path is offline by construction; without these, libraries try the hub first and wait.
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-        os.environ.setdefault(name, "1")
+    keep_off_the_hub()
     if "--list" in sys.argv[1:]:
         return list_tasks(emit)
+    if "--order" in sys.argv[1:]:
+        from autoeval.tasks.job import run_order
+
+        threading.Thread(target=_end_with_input, daemon=True).start()
+        return run_order(Path(sys.argv[sys.argv.index("--order") + 1]))
     serve(emit)
     return 0
 
