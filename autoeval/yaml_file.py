@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from recorder.untrusted import parse_yaml
+
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
@@ -34,8 +36,8 @@ class YamlFile:
         except UnicodeDecodeError as error:
             raise ConfigError(f"{path}: is not UTF-8 text: {error}") from error
         try:
+            self.content: Any = parse_yaml(text)
             node = yaml.compose(text, Loader=yaml.SafeLoader)
-            self.content: Any = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise ConfigError(f"{path}: is not valid YAML: {error}") from error
         if not isinstance(self.content, dict):

@@ -21,6 +21,8 @@ from typing import Any
 
 import yaml
 
+from recorder.untrusted import parse_yaml
+
 STDERR = "_stderr"
 
 
@@ -47,7 +49,7 @@ class BaselinesError(ValueError):
 def load_baselines(path: Path | str) -> list[Baseline]:
     """Read the baselines of a YAML file in either shape. Raises ``BaselinesError``."""
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = parse_yaml(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BaselinesError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, Mapping) or not ("models" in content or "evals" in content):

@@ -19,6 +19,7 @@ from typing import Any
 from recorder.baselines import STDERR
 from recorder.helm_names import benchmark_name, display_metric, helm_metric, main_splits
 from recorder.helm_statistics import Stratum, item_values, means, standard_error, value, weighted
+from recorder.untrusted import parse_json
 
 _ITERATION = re.compile(r"iter(?:ation)?[_=-]?0*(\d+)")
 _OURS = re.compile(r"model=autoeval_[^,]*-0*(\d+)-[0-9a-f]{8}(?=,|$)")  # <model>-<iteration>-<fingerprint>
@@ -100,7 +101,7 @@ def _written(run: Path) -> int:
 def _from_table(path: Path, metrics: Sequence[str], suite: str, default_iteration: int) -> tuple[int, dict[str, float]]:
     """(iteration, metric -> value) of ``helm-summarize``'s first table of a group: the average over its runs."""
     try:
-        tables = json.loads(path.read_text(encoding="utf-8"))
+        tables = parse_json(path.read_text(encoding="utf-8"))
         header = [str(cell["value"]).casefold() for cell in tables[0]["header"]]
         rows = tables[0]["rows"]
         if len(rows) != 1:
@@ -124,7 +125,7 @@ def _names(run: Path) -> set[str]:
     """What the benchmark of a run is called: by its name (``commonsense:dataset=hellaswag,model=x`` is of hellaswag),
     its run spec, and the groups that HELM counts it to."""
     try:
-        groups = json.loads((run / "run_spec.json").read_text(encoding="utf-8"))["groups"]
+        groups = parse_json((run / "run_spec.json").read_text(encoding="utf-8"))["groups"]
     except (OSError, ValueError, KeyError, TypeError):
         groups = []
     return {_benchmark(run.name), _spec(run.name), *map(str, groups)}
@@ -146,7 +147,7 @@ def _strata(run: Path, metric: str) -> list[Stratum]:
     path, name = run / "stats.json", helm_metric(metric)
     splits = main_splits(_benchmark(run.name))
     try:
-        stats: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        stats: list[dict[str, Any]] = parse_json(path.read_text(encoding="utf-8"))
         for split in splits:
             found = means(stats, name, split)
             if found and not all(map(math.isfinite, found.values())):
@@ -165,4 +166,4 @@ def _strata(run: Path, metric: str) -> list[Stratum]:
 def _items(path: Path, name: str, split: str) -> dict[str, dict[str, float]]:
     if not path.is_file():
         return {}
-    return item_values(json.loads(path.read_text(encoding="utf-8")), name, split)
+    return item_values(parse_json(path.read_text(encoding="utf-8")), name, split)

@@ -23,6 +23,7 @@ from recorder.files import write_atomic
 from recorder.ledger import ScoreRow, Standing
 from recorder.results import SHARE_ERROR
 from recorder.statistics import Z95, with_spread
+from recorder.untrusted import csv_cell
 
 Which = Literal["latest", "best", "all"]
 Scoring = Literal["chance", "minmax"]
@@ -316,8 +317,8 @@ def write_leaderboard_csv(path: Path | str, rows: Sequence[LeaderboardRow], metr
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     columns = [name for key in metrics for name in (key, f"{key}_stderr")]
-    writer.writerow(["model", "iteration", "tokens", "score", "stderr", "rank", *columns])
+    writer.writerow(["model", "iteration", "tokens", "score", "stderr", "rank", *map(csv_cell, columns)])
     for row in rows:
         values = [value for key in metrics for value in (row.metrics.get(key), row.stderrs.get(key))]
-        writer.writerow([row.model, row.iteration, row.tokens, row.score, row.stderr, row.rank, *values])
+        writer.writerow([csv_cell(row.model), row.iteration, row.tokens, row.score, row.stderr, row.rank, *values])
     write_atomic(path, text.getvalue())

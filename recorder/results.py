@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from recorder.files import write_json
+from recorder.untrusted import parse_json
 
 FORMAT = "autoeval-result/1"
 SHARE_ERROR = 1e-9  # by how much rounding may carry a share out of [0, 1]
@@ -84,7 +85,7 @@ def write_result(path: Path | str, result: TaskResult) -> None:
 def read_result(path: Path | str) -> TaskResult:
     """Read what ``write_result`` wrote. Raises ``ResultFileError`` naming the file and the key that is wrong."""
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = parse_json(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ResultFileError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -14,8 +14,7 @@ import stat
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MAX_JSON_BYTES = 1 << 30
-_MOST_YAML_VALUES = 1_000_000  # with every alias counted as what it stands for
+_MOST_YAML_VALUES = 200_000  # with every alias counted as what it stands for
 _DEEPEST_YAML = 200
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -46,11 +45,16 @@ def read_regular(path: Path | str, most: int) -> bytes:
 
 
 def parse_json(content: str | bytes) -> Any:
-    """``json.loads``; what is nested too deeply is a ``ValueError`` too."""
+    """``json.loads``, where everything that is wrong is a ``JSONDecodeError``: also nesting without end, bytes that are no
+    UTF-8 and numbers of thousands of digits."""
     try:
         return json.loads(content)
+    except json.JSONDecodeError:
+        raise
     except RecursionError:
-        raise ValueError("nested too deeply") from None
+        raise json.JSONDecodeError("nested too deeply", "", 0) from None
+    except ValueError as error:
+        raise json.JSONDecodeError(str(error), "", 0) from error
 
 
 def parse_yaml(text: str) -> Any:
@@ -85,6 +89,18 @@ def _values(node: Any, known: dict[int, int], depth: int) -> int:
     if counted < 0:
         raise yaml.YAMLError("an alias stands for what it is part of")
     return counted
+
+
+def csv_cell(value: Any) -> Any:
+    """A name as a spreadsheet shows it and does not compute it: one that begins like a formula gets an apostrophe before it.
+    Numbers, and texts that are numbers, stay what they are."""
+    if not isinstance(value, str) or len(value) < 2 or value[0] not in "=+-@\t\r":
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 def printable(text: str) -> str:

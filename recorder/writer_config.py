@@ -10,6 +10,8 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
+from recorder.untrusted import parse_yaml
+
 DEFAULT_LEDGER = "outputs/ledger.sqlite"
 HOME = Path(__file__).resolve().parent.parent
 
@@ -111,7 +113,7 @@ class WriterConfig(_Strict):
 def read_config(path: Path, *, may_be_empty: bool = False) -> WriterConfig:
     """Raises ``WriterConfigError``, also when nothing is asked for, unless that ``may_be_empty``."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = parse_yaml(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise WriterConfigError(f"{path}: cannot be read as YAML: {error}") from error
     if not isinstance(content, dict):

@@ -13,6 +13,7 @@ from typing import Any
 
 from autoeval.convert.errors import ConversionError
 from autoeval.convert.safe_load import inside
+from recorder.untrusted import parse_yaml
 
 NAME = "run_config.yaml"
 _MAX_BYTES = 16 * 2**20
@@ -60,8 +61,8 @@ def read_run_config(directory: Path, vocabulary: int) -> argparse.Namespace:
     path = inside(directory, NAME)
     try:
         size = path.stat().st_size
-        content = {} if size > _MAX_BYTES else yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        content = {} if size > _MAX_BYTES else parse_yaml(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError) as error:
         raise ConversionError(f"{path}: not plain YAML: {' '.join(str(error).split())}") from error
     except OSError as error:
         raise ConversionError(f"{path}: {error.strerror}") from error

@@ -6,7 +6,6 @@ Tensors are stored whole, whatever the parallelism that saved them. Format: shar
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +17,7 @@ from autoeval.convert.names import canonical, is_weight
 from autoeval.convert.run_config import read_run_config
 from autoeval.convert.safe_load import inside, load_restricted
 from autoeval.convert.source import LastRead
+from recorder.untrusted import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -97,7 +97,7 @@ def _unstacked(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, Index]]
 
 def _check_backend(path: Path) -> None:
     try:
-        metadata = json.loads(path.read_text(encoding="utf-8"))
+        metadata = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ConversionError(f"{path}: cannot be read as JSON: {error}") from error
     backend = metadata.get("sharded_backend") if isinstance(metadata, dict) else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.rows import DatasetError, Row, Source, read_csv, read_jsonl, read_lines, read_text
+from recorder.untrusted import parse_json
 
 Splits = dict[str, list[Row]]
 
@@ -282,7 +283,7 @@ def _listed(answers: str) -> list[str]:
 
 def _json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(read_text(file))
+        content = parse_json(read_text(file))
     except json.JSONDecodeError as error:
         raise DatasetError(f"{file}: not JSON: {error}") from error
     if not isinstance(content, dict):

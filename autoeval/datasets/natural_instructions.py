@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.datasets.rows import DatasetError, Row, Source, read_text
+from recorder.untrusted import parse_json
 
 # What the collection says about a task, in the order in which it is shown.
 _SAID = ("Definition", "Emphasis & Caution", "Things to Avoid", "Prompt")
@@ -28,7 +29,7 @@ def load_natural_instructions(source: Source, path: str | Sequence[str], shown: 
     if file.is_dir():
         file = file / "task.json"
     try:
-        content = json.loads(read_text(file))
+        content = parse_json(read_text(file))
     except json.JSONDecodeError as error:
         raise DatasetError(f"{file}: not JSON: {error}") from error
     if isinstance(content, Mapping) and isinstance(content.get("examples"), list):

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from recorder.untrusted import parse_json
+
 T = TypeVar("T")
 
 
@@ -74,7 +76,7 @@ def read_jsonl(path: Path) -> list[Row]:
         if not line.strip():
             continue
         try:
-            value = json.loads(line)
+            value = parse_json(line)
         except json.JSONDecodeError as error:
             raise DatasetError(f"{path}:{number}: not a line of JSON: {error}") from error
         rows.append(_row(value, f"{path}:{number}"))
@@ -84,7 +86,7 @@ def read_jsonl(path: Path) -> list[Row]:
 def read_json(path: Path) -> list[Row]:
     """A JSON list of objects."""
     try:
-        value = json.loads("\n".join(read_lines(path)))
+        value = parse_json("\n".join(read_lines(path)))
     except json.JSONDecodeError as error:
         raise DatasetError(f"{path}: not JSON: {error}") from error
     if not isinstance(value, list):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.tasks.model_configs import BASE, build_model, check_files, check_model, generates_only, style_of
+from recorder.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -125,12 +126,11 @@ def _kind(directory: Path, weights: Path, wishes: ModelWishes) -> str:
 
 
 def _has_chat_template(directory: Path) -> bool:
-    import json
 
     if (directory / "chat_template.jinja").is_file() or (directory / "chat_template.json").is_file():
         return True
     try:
-        content = json.loads((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
+        content = parse_json((directory / "tokenizer_config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{directory / 'tokenizer_config.json'}: not JSON: {error}") from error
     return bool(isinstance(content, dict) and content.get("chat_template"))

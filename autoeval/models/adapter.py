@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from recorder.untrusted import parse_json
 
 CONFIG = "adapter_config.json"
 
@@ -21,7 +22,7 @@ def base_of(directory: Path) -> Path:
     relative name is looked up beside the adapter, then from the working directory, then in the Hugging Face cache.
     """
     try:
-        name = json.loads((directory / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
+        name = parse_json((directory / CONFIG).read_text(encoding="utf-8")).get("base_model_name_or_path")
     except (ValueError, AttributeError) as error:
         raise ValueError(f"{directory / CONFIG}: not an adapter's configuration: {error}") from error
     if not isinstance(name, str) or not name:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
+
+from recorder.untrusted import parse_json
 
 _INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _IMPLEMENTATIONS = ("_attn_implementation", "_experts_implementation")
@@ -27,8 +28,8 @@ def refuse_foreign(directory: Path, config: Any) -> None:
         if not (directory / index).is_file():
             continue
         try:
-            files = set(json.loads((directory / index).read_text(encoding="utf-8"))["weight_map"].values())
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            files = set(parse_json((directory / index).read_text(encoding="utf-8"))["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{directory / index}: not an index of weights: {type(error).__name__}: {error}"
             ) from error

@@ -13,7 +13,6 @@ the module's own by name and shape; a mixture whose experts transformers fuses, 
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 from collections.abc import Mapping
@@ -25,6 +24,7 @@ import torch
 from autoeval.models.adapter import is_adapter
 from autoeval.models.network import Network
 from autoeval.models.requests import Cost
+from recorder.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +131,7 @@ def _weight_files(directory: Path) -> list[Path] | None:
         return [directory / "model.safetensors"]
     if not index.is_file():
         return None
-    names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    names = set(parse_json(index.read_text(encoding="utf-8"))["weight_map"].values())
     if any(".." in Path(name).parts or Path(name).is_absolute() for name in names):
         return None  # what loads it afresh refuses it
     return [directory / name for name in sorted(names)]

@@ -12,6 +12,7 @@ from autoeval.summarizers.groups import METRIC_BLACKLIST, METRIC_WHITELIST, Cell
 from autoeval.tasks.names import dataset_abbr, model_abbr, output_path
 from autoeval.tasks.results import NOT_METRICS, mode_of, read_result
 from recorder.files import write_atomic
+from recorder.untrusted import csv_cell
 
 _WIDTH = 128
 _CELL = 80
@@ -146,7 +147,7 @@ def _short(cell: str) -> str:
 
 def _csv(rows: Rows) -> str:
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
+    csv.writer(buffer, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
     return buffer.getvalue().rstrip("\n")
 
 

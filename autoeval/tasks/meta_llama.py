@@ -8,7 +8,6 @@ neighbouring pairs of each head's numbers where Hugging Face's turns the two hal
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from autoeval.convert.tokenizer import TokenizerSource, write_tokenizer
 from autoeval.convert.writer import Planned, write_model
 from recorder.files import write_json
+from recorder.untrusted import parse_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -123,7 +123,7 @@ def _load(path: Path) -> dict[str, Tensor]:
 
 def _params(path: Path, ranks: Sequence[Mapping[str, Tensor]]) -> _Params:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = parse_json(path.read_text(encoding="utf-8"))
         heads = int(found["n_heads"])
         output = ranks[0]["output.weight"]
         return _Params(

@@ -19,6 +19,7 @@ from autoeval.checkpoints import fingerprint
 from autoeval.openicl.sample import Sample
 from autoeval.tasks.icl import HARNESS_VERSION, IclTask
 from autoeval.tasks.names import output_path
+from recorder.untrusted import parse_json
 
 Record = dict[str, Any]
 Origin = dict[str, str]
@@ -88,7 +89,7 @@ def _hash(content: str | bytes) -> str:
 def read_records(path: Path) -> list[Record]:
     """The records in order. Raises ``StoredError`` for a file of another shape."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise StoredError(f"{path}: cannot be read as predictions: {error}") from error
     whole = isinstance(content, dict) and all(isinstance(record, dict) for record in content.values())

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import hmac
-import json
 import re
 from typing import Any
 
 from recorder.messages.answer import GONE, Answer, Reply
 from recorder.messages.channel import Channel
 from recorder.messages.message import Message
+from recorder.untrusted import parse_json
 
 PER_SECOND, PER_MINUTE = 5, 100
 
@@ -68,7 +68,7 @@ def judge(reply: Reply) -> Answer:
 
 def _code(reply: Reply) -> int | None:
     try:
-        content = json.loads(reply.body)
+        content = parse_json(reply.body)
     except ValueError:
         return None
     if not isinstance(content, dict):

@@ -5,7 +5,6 @@ Drawn from ``<work_dir>/<model>/training_log.json``, which the daemon writes (``
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recorder.report.markup import badge, quiet
+from recorder.untrusted import parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ def training_section(work_dir: Path) -> str:
     told = []
     for path in sorted(work_dir.glob("*/training_log.json")):
         try:
-            told.append(_run(json.loads(path.read_text(encoding="utf-8"))))
+            told.append(_run(parse_json(path.read_text(encoding="utf-8"))))
         except (OSError, ValueError, KeyError, TypeError) as error:
             logger.warning("%s: not drawn: %s", path, error)
     if not told:

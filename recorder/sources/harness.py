@@ -16,6 +16,7 @@ from typing import Any
 
 from recorder.sources.known_tasks import higher_is_better
 from recorder.sources.measurement import Measured, Measurement, SourceError, iteration_in
+from recorder.untrusted import parse_json
 
 PATTERNS = ("results*.json", "*.json")
 STDERR = "_stderr"
@@ -24,7 +25,7 @@ STDERR = "_stderr"
 def read_harness(path: Path) -> list[Measurement]:
     """One measurement, or one for each checkpoint of a course. Raises ``SourceError`` naming file and key."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise SourceError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("results"), dict):

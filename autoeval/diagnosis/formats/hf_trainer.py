@@ -8,13 +8,13 @@ by object, like a stream. With several evaluation sets the keys are ``eval_<set>
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
 from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
+from recorder.untrusted import parse_json
 
 _PRINTED = re.compile(rb"\{'[^{}\n]*'epoch': [^{}\n]*\}")
 _PAIR = re.compile(rb"'(\w+)': '?([-+\d.eEinfatyNI]+)'?[,}]")
@@ -100,7 +100,7 @@ class TrainerState:
         for match in _OBJECT.finditer(text):
             end = match.end()
             try:
-                entry = json.loads(match[0])
+                entry = parse_json(match[0])
                 rows += take(entry, float(entry["step"]), readings)
             except (ValueError, TypeError):
                 continue  # no entry of the history

@@ -6,7 +6,6 @@ evaluations have ``eval_loss`` instead of ``loss``.
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from autoeval.diagnosis.formats.hf_trainer import take
 from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings
+from recorder.untrusted import parse_json
 
 _TIME = re.compile(rb'"(?:(\d+) days?, )?\d+:\d+:\d+"')
 _LINE = re.compile(rb'\{"current_steps"[^{}\n]*\}')
@@ -63,7 +63,7 @@ class LlamaFactory:
             return
         for match in _EVALUATED.finditer(text):
             try:
-                entry = json.loads(match[0])
+                entry = parse_json(match[0])
                 take({key: value for key, value in entry.items() if key != "loss"}, entry["current_steps"], readings)
             except ValueError:
                 continue  # cut short

@@ -6,11 +6,11 @@ of this diagnosis, in the others.
 
 from __future__ import annotations
 
-import json
 import re
 from typing import Any
 
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
+from recorder.untrusted import parse_json
 
 LOSS_BENCHMARKS = ("gpt3", "llama2_70b_lora", "llama31_405b", "llama31_8b")
 _MARK = b":::MLLOG"
@@ -42,7 +42,7 @@ class MLPerf:
             if at < 0:
                 continue
             try:
-                entry = json.loads(line[at + len(_MARK) :])
+                entry = parse_json(line[at + len(_MARK) :])
                 key, value, metadata = entry["key"], entry.get("value"), entry.get("metadata") or {}
             except (ValueError, KeyError, TypeError):
                 continue  # cut short
