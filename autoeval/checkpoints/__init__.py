@@ -1,6 +1,8 @@
 """What is on disk: layouts, completeness, watching, pinning. Imports no torch."""
 
 from autoeval.checkpoints.checkpoint import Checkpoint
+from autoeval.checkpoints.copies import copies_in, read_origin, remove_copy
+from autoeval.checkpoints.copying import Copying, is_copied, plan_copy
 from autoeval.checkpoints.dcp_metadata import (
     DcpMetadata,
     DcpMetadataError,
@@ -18,6 +20,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointChanged",
     "CheckpointVanished",
+    "Copying",
     "DcpMetadata",
     "DcpMetadataError",
     "Readiness",
@@ -27,12 +30,17 @@ __all__ = [
     "TensorInfo",
     "Watcher",
     "check",
+    "copies_in",
     "detect_format",
     "fingerprint",
+    "is_copied",
     "iteration_of",
     "pinned",
+    "plan_copy",
     "read_dcp_metadata",
+    "read_origin",
     "read_tracker",
+    "remove_copy",
     "sweep_pins",
     "unchanged",
 ]

@@ -328,7 +328,9 @@ class Watcher:
     def _checkpoint(self, iteration: int, directory: Place, inspection: Inspection) -> Checkpoint:
         per_iteration = self.token_per_iteration
         fingerprint = inspection.fingerprint
-        path = self.copies / f"iter_{iteration:07d}-{fingerprint[:8]}" if isinstance(directory, StoredPlace) else directory
+        path = (
+            self.copies / f"iter_{iteration:07d}-{fingerprint[:8]}" if isinstance(directory, StoredPlace) else directory
+        )
         return Checkpoint(
             model=self.model,
             iteration=iteration,

@@ -89,6 +89,11 @@ def explain(url: str, error: BaseException) -> StorageError:
                 message, lasting = _BY_CLASS[kind.__name__]
                 return StorageError(f"{url}: {message}{_endpoint(cause)}", lasting=lasting)
     for cause in causes:
+        if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
+            option = str(cause).rpartition("argument ")[2]
+            return StorageError(f"{url}: storage_options: its library knows no option {option}", lasting=True)
+        if isinstance(cause, ValueError) and "Protocol not known" in str(cause):
+            return StorageError(f"{url}: fsspec knows no such kind of store", lasting=True)
         if isinstance(cause, ImportError):
             return StorageError(f"{url}: {cause}", lasting=True)
         if isinstance(cause, PermissionError):

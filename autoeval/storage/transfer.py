@@ -7,6 +7,7 @@ killed in the middle, the next ``Transfer`` goes on with the files that are not 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -161,7 +162,7 @@ class Transfer:
         raise StorageError(f"{self._store.url_of(name)}: what came has the MD5 {found}, the store says {stored.md5}")
 
     def _verify_still_there(self) -> None:
-        there = self._store.objects(self._within)
+        there = self._listed_again()
         for file in self._files:
             stored = file.stored
             now = there.get(stored.name)
@@ -170,6 +171,13 @@ class Transfer:
                 raise Vanished(f"{url} was deleted while it was copied")
             if not same(now, stored):
                 raise Changed(f"{url} was uploaded again while it was copied")
+
+    def _listed_again(self) -> dict[str, StoredObject]:
+        if len(self._files) > 1:
+            return self._store.objects(self._within)
+        with contextlib.suppress(FileNotFoundError):  # one file may lie among many
+            return {file.stored.name: self._store.object(self._name(file.stored.name)) for file in self._files}
+        return {}
 
     def _name(self, name: str) -> str:
         return f"{self._within}/{name}" if self._within else name
