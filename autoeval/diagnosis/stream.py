@@ -9,11 +9,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from recorder.untrusted import open_regular
+
 PIECE = 4 << 20  # bytes read at once
 LONGEST_LINE = 16 << 20  # a "line" beyond this is no log line; it is cut, so that memory stays bounded
 HEAD = 1024  # bytes at the start by which a file is known again
 
-_ANSI = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\n]*\x07")
+_ANSI = re.compile(rb"\x1b\[[0-9;?]*[ -/]*[@-~]|\x1b\][^\x07\x1b\n]*\x07")
 
 
 @dataclass
@@ -53,7 +55,7 @@ def clean(text: bytes) -> bytes:
 
 
 def _pieces(path: Path, position: Position, *, to_the_end: bool) -> Iterator[bytes]:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         position.inode = os.fstat(stream.fileno()).st_ino
         if position.head_bytes < HEAD:
             head = stream.read(HEAD)

@@ -16,10 +16,10 @@ from autoeval.diagnosis.formats.layouts import NUMBER, Layout, LayoutReader
 from autoeval.diagnosis.readings import Facts, Readings, Validation, number, printed_loss, row
 from recorder.untrusted import parse_json
 
-_PRINTED = re.compile(rb"\{'[^{}\n]*'epoch': [^{}\n]*\}")
+# What must be inside is looked for afterwards: a pattern with two stars takes the square of a long line's length.
+_PRINTED = re.compile(rb"\{'[^{}\n]*\}")
 _PAIR = re.compile(rb"'(\w+)': '?([-+\d.eEinfatyNI]+)'?[,}]")
 _ANY_PAIR = re.compile(rb"'(\w+)': [^,}\n]+")
-_EVALUATED = re.compile(rb"\{'[^{}\n]*'eval_[^{}\n]*'epoch': [^{}\n]*\}")
 _COLUMNS = {
     b"loss": "loss",
     b"grad_norm": "grad_norm",
@@ -28,7 +28,7 @@ _COLUMNS = {
     b"num_input_tokens_seen": "tokens",
     b"epoch": "epoch",
 }
-_OBJECT = re.compile(rb"\{[^{}]*\"step\":[^{}]*\}")
+_OBJECT = re.compile(rb"\{[^{}]*\}")
 _EVAL_LOSS = re.compile(r"eval_(?:(?P<name>.+)_)?loss")
 _MAX_STEPS = re.compile(rb"\"max_steps\": *(\d+)")
 
@@ -56,7 +56,9 @@ class PrintedDicts:
             readings.add_columns(known | {"iteration": known["epoch"]})
         if b"'eval_" not in text:
             return
-        for match in _EVALUATED.finditer(text):
+        for match in _PRINTED.finditer(text):
+            if b"'eval_" not in match[0]:
+                continue
             entry = {key.decode(): number(value) for key, value in _PAIR.findall(match[0])}
             if "epoch" in entry:
                 take(entry, entry["epoch"], readings)
@@ -98,6 +100,8 @@ class TrainerState:
         text = self._rest + text
         rows, end = [], 0
         for match in _OBJECT.finditer(text):
+            if b'"step":' not in match[0]:
+                continue
             end = match.end()
             try:
                 entry = parse_json(match[0])

@@ -17,7 +17,6 @@ from recorder.untrusted import parse_json
 
 _TIME = re.compile(rb'"(?:(\d+) days?, )?\d+:\d+:\d+"')
 _LINE = re.compile(rb'\{"current_steps"[^{}\n]*\}')
-_EVALUATED = re.compile(rb'\{"current_steps"[^{}\n]*"eval_[^{}\n]*\}')
 _PAIR = re.compile(rb'"(\w+)": *("[^"\n]*"|[^,}\n]+)')
 _TOTAL = re.compile(rb'"total_steps": *"?(\d+)')
 _COLUMNS = {
@@ -61,7 +60,9 @@ class LlamaFactory:
             readings.facts.total = float(found[1])
         if b'"eval_' not in text:
             return
-        for match in _EVALUATED.finditer(text):
+        for match in _LINE.finditer(text):
+            if b'"eval_' not in match[0]:
+                continue
             try:
                 entry = parse_json(match[0])
                 take({key: value for key, value in entry.items() if key != "loss"}, entry["current_steps"], readings)

@@ -19,11 +19,13 @@ from autoeval.diagnosis.readings import Facts, Readings, Validation
 if TYPE_CHECKING:
     import numpy
 
+# How far a pattern looks is limited: without, it takes the square of a long line's length.
 _VALIDATION = re.compile(
-    rb"validation(?P<name>[-\w]*) loss at iteration (?P<iteration>\d+)(?: on (?P<set>\w+) set)?\s*\|"
-    rb"[^\n]*?lm[ _-]loss value: (?P<loss>[-+0-9.eE]+|nan|inf)"
+    rb"validation(?P<name>[-\w]{0,80}) loss at iteration (?P<iteration>\d+)(?: on (?P<set>\w+) set)?\s*\|"
+    rb"[^\n]{0,400}?lm[ _-]loss value: (?P<loss>[-+0-9.eE]+|nan|inf)"
 )
 _ROW = re.compile(rb"iteration +\d+/ *\d+ \|[^\n]*")
+MOST_PARTS = 200  # of a line; Megatron writes about fifteen
 _MARK = b"elapsed time per iteration ("  # (ms), and (s) in BigScience's fork of Megatron-DeepSpeed
 _KEYS = {
     b"consumed samples": "samples",
@@ -65,7 +67,9 @@ class Megatron:
     name = "megatron"
     axis = "iteration"
     stragglers = 8
-    sign = re.compile(rb"iteration +\d+/ *\d+ \| .*elapsed time per iteration|validation[-\w]* loss at iteration \d+")
+    sign = re.compile(
+        rb"iteration +\d+/ *\d+ \| .{0,1000}elapsed time per iteration|validation[-\w]{0,80} loss at iteration \d+"
+    )
 
     def __init__(self) -> None:
         self._rows = LayoutReader(_MARK, _ROW, _layout)
@@ -109,6 +113,8 @@ class Megatron:
 
 def _layout(line: bytes) -> Layout | None:
     """A number for the iteration, the last iteration, and each known key; the others may be anything."""
+    if line.count(b"|") > MOST_PARTS:
+        return None
     names, told = ["iteration", "total"], []
     for part in line.split(b"|")[1:]:
         key, colon, _ = part.partition(b":")
