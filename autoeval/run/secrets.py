@@ -8,8 +8,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 _NAMES = re.compile(
-    r"(^|_)(key|api_?key|secret|token|password|passwd|authorization|credentials?|webhook)$", re.IGNORECASE
+    r"(^|_)(key|api_?key|secret|token|password|passwd|passphrase|auth|authorization|credentials?|cookie|webhook)$",
+    re.IGNORECASE,
 )
+_IN_QUERY = re.compile(r"[?&][^=&]*(key|token|secret|sig|signature|password|credential)=[^&]", re.IGNORECASE)
 # Where a name like these is no secret: templates and tokenizers have tokens of their own.
 _NOT_SECRET = re.compile(r"(^|_)(ice|sep|bos|eos|pad|unk|mask|cls)_token$", re.IGNORECASE)
 
@@ -39,7 +41,10 @@ def _is_secret(name: str, value: str) -> bool:
         return True
     if "://" not in value:
         return False
+    if _IN_QUERY.search(value):
+        return True
     try:
-        return bool(urlsplit(value).password)
+        parts = urlsplit(value)
+        return bool(parts.password or (parts.username and parts.scheme in ("http", "https")))  # https://token@host
     except ValueError:
         return False

@@ -21,6 +21,7 @@ from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, 
 logger = logging.getLogger(__name__)
 
 TAG = "autoeval-key"
+SECRET = "AUTOEVAL_SECRET_"  # begins the names of variables that hold what was taken out of a configuration
 CALL_SECONDS = 60
 _WAITING = frozenset({"Creating", "Queuing", "Bidding", "EnvPreparing", "SanityChecking", "Restarting"})
 _RUNNING = frozenset({"Running", "Stopping", "SucceededReserving", "FailedReserving"})
@@ -262,6 +263,14 @@ class DlcCommand:
         return done
 
     def create(self, options: DlcOptions, job: DlcJob) -> str:
+        for name, value in job.environment.items():
+            if name.startswith(SECRET):
+                raise QueueRefused(
+                    "the dlc command takes a job's environment on its command line, where every user of this machine reads "
+                    "it: a model's key cannot go that way; leave out dlc_config_path (then the SDK is used)"
+                )
+            if "," in value:
+                raise QueueRefused(f"the dlc command cannot be given {name}, which has a comma in it: {value!r}")
         words = ["submit", options.kind.lower(), f"--name={job.name}", f"--command={job.command}"]
         words += [f"--workspace_id={options.workspace_id}", "--workers=1", f"--worker_image={options.worker_image}"]
         words += [f"--worker_cpu={job.cpu}", f"--worker_gpu={job.gpu}", f"--worker_memory={job.memory}Gi"]

@@ -14,8 +14,8 @@ from typing import Literal, Protocol
 
 from autoeval.runners.worker_process import worker_environment
 
-_PASSED_ON = re.compile(
-    r"(PYTHONPATH|HF_\w+|TRANSFORMERS_\w+|TORCH_HOME|TOKENIZERS_PARALLELISM|OMP_NUM_THREADS|AUTOEVAL_\w+)"
+_PASSED_ON = re.compile(  # HF_TOKEN is not needed: nothing is downloaded
+    r"(PYTHONPATH|HF_(?!TOKEN)\w+|TRANSFORMERS_\w+|TORCH_HOME|TOKENIZERS_PARALLELISM|OMP_NUM_THREADS|AUTOEVAL_\w+)"
 )
 # waiting, running: it will go on by itself; held: it will not, until somebody does something; ended: see ``name``;
 # unknown: the queue cannot be asked now; gone: the queue knows no such job (any more).

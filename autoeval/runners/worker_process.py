@@ -22,7 +22,9 @@ HOME = Path(__file__).resolve().parents[2]
 WORKER = (sys.executable, "-m", "autoeval.tasks.worker")
 
 # Publishing is the daemon's business alone: a task needs none of these, so none can leak through one.
-_SECRET = re.compile(r"WANDB_(API_KEY|IDENTITY_TOKEN.*)|(LARK|FEISHU|SLACK)_.*|.*_WEBHOOK(_.*)?")
+_SECRET = re.compile(
+    r"WANDB_(API_KEY|IDENTITY_TOKEN.*)|(LARK|FEISHU|SLACK)_.*|.*_WEBHOOK(_.*)?|AUTOEVAL_(SERVE_TOKEN|MESSAGES)"
+)
 
 
 def worker_environment() -> dict[str, str]:
