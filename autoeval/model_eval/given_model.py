@@ -220,4 +220,5 @@ def _served_name(base: str) -> str:
         listed: Mapping[str, Any] = answer.json()
         return str(listed["data"][0]["id"])
     except (requests.RequestException, ValueError, LookupError, TypeError) as error:
-        raise ValueError(f"{base}/models: cannot tell the model's name ({error}); give it with served_name") from error
+        said = masked(f"{base}/models: cannot tell the model's name ({error})", base, key)
+        raise ValueError(f"{said}; give it with served_name") from None

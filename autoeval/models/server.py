@@ -22,6 +22,7 @@ from autoeval.models.requests import (
     LoglikelihoodRequest,
     LoglikelihoodResult,
 )
+from recorder.masking import masked
 
 logger = logging.getLogger(__name__)
 
@@ -228,7 +229,7 @@ class CompletionsServer:
 
     def _masked(self, text: str) -> str:
         """Servers like to repeat the key they do not accept."""
-        return text.replace(self._key, "***") if self._key else text
+        return masked(text, self.base_url, self._key)
 
 
 class ChatServer(CompletionsServer):
