@@ -17,13 +17,15 @@ from pathlib import Path
 from autoeval.config import AutoEval, load_config
 from autoeval.lock import WorkDirectoryLock
 from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan, write_settings
-from autoeval.runners.worker_process import WORKER, ask_tasks
+from autoeval.runners.worker_process import WORKER, WorkerDied, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
 from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow
 from recorder.results import CheckpointRef
 
 logger = logging.getLogger(__name__)
+
+CRASHED = 70  # sysexits.h: an error of the program; 1 is the answer of one that came to its end
 
 RESTART_SECONDS = 10.0  # after a trouble of the machine: a full disk, a file system that is away
 ATTEMPTS = 3
@@ -60,9 +62,12 @@ def run_command(options: argparse.Namespace) -> int:
     except ConfigError as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 2
-    except LedgerError as error:
+    except (LedgerError, StartError) as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 1
+    except Exception:
+        logger.exception("evaluator.py has ended by an error of its own")
+        return CRASHED
     except KeyboardInterrupt as stopped:  # before or after the daemon's own handling of signals
         print("evaluator.py: stopped", file=sys.stderr)
         return 128 + getattr(stopped, "number", signal.SIGINT)
@@ -117,12 +122,24 @@ def _check_sections(configs: Sequence[AutoEval], watch: WatchOptions, path: Path
             raise ConfigError(f"{path}: auto_eval.{section}: the section is missing (--eval-type)")
 
 
+class StartError(RuntimeError):
+    """The configuration may be right, but this machine does not let us begin."""
+
+
 def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]]:
-    """(name, version) of each task; what is wrong with a dataset or a spec is a ``ConfigError`` before all else."""
-    try:
-        return ask_tasks(asdict(task_plan(config, watch.eval_type)))
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
+    """(name, version) of each task; what is wrong with a dataset or a spec is a ``ConfigError`` before all else.
+
+    Raises ``StartError`` when the process that finds them out is killed again and again.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return ask_tasks(asdict(task_plan(config, watch.eval_type)))
+        except WorkerDied as error:
+            logger.warning("%s: %s (%d times)", config.model_name, error, attempt)
+            lost = error
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    raise StartError(f"{config.model_name}: {lost} {ATTEMPTS} times: is there too little memory?")
 
 
 def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, once: bool) -> int:

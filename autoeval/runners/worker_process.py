@@ -107,6 +107,10 @@ class LocalWorker:
         self._on_event(self, {"event": "exited", "returncode": self._process.wait()})
 
 
+class WorkerDied(ValueError):
+    """A process was killed before it answered: that says nothing of the plan, and it may be asked again."""
+
+
 @dataclass(frozen=True)
 class TaskList:
     """``tasks``: (name, version) of each. By name, ``sizes``: what it may cost, in a unit of all tasks' own, and
@@ -117,6 +121,14 @@ class TaskList:
     families: Mapping[str, str] = field(default_factory=dict)
 
 
+_LISTED: dict[str, TaskList] = {}  # by task plan, as this process has found it out last
+
+
+def last_listed(task_plan: dict[str, Any]) -> TaskList:
+    """What ``list_tasks`` has last answered in this process; no tasks when it was never asked."""
+    return _LISTED.get(json.dumps(task_plan, sort_keys=True), TaskList(()))
+
+
 def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list[tuple[str, str]]:
     """The (name, version) of each task; otherwise as ``list_tasks``."""
     return list(list_tasks(task_plan, timeout_seconds).tasks)
@@ -125,7 +137,7 @@ def ask_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> list
 def list_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> TaskList:
     """The tasks of a task plan, found out in a short-lived worker process.
 
-    Raises ``ValueError`` with the worker's message when the plan cannot be loaded.
+    Raises ``ValueError`` with the worker's message when the plan cannot be loaded, ``WorkerDied`` when a signal ended it.
     """
     try:
         answer = subprocess.run(
@@ -144,7 +156,11 @@ def list_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> Tas
         event = json.loads(line)
         if event["event"] == "tasks":
             tasks = tuple((name, version) for name, version in event["tasks"])
-            return TaskList(tasks, event["sizes"], event["families"])
+            listed = _LISTED[json.dumps(task_plan, sort_keys=True)] = TaskList(tasks, event["sizes"], event["families"])
+            return listed
         raise ValueError(event["error"])
+    if answer.returncode < 0:
+        name = signal.Signals(-answer.returncode).name
+        raise WorkerDied(f"the process that loads the tasks was ended by {name} before it answered")
     tail = "\n".join(answer.stderr.splitlines()[-5:])
     raise ValueError(f"the worker process ended with code {answer.returncode} before it answered:\n{tail}")
