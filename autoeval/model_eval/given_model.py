@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.tasks.model_configs import BASE, build_model, check_files, check_model, generates_only, style_of
+from recorder.masking import masked
 from recorder.untrusted import parse_json
 
 logger = logging.getLogger(__name__)

@@ -76,6 +76,7 @@ class CompletionsServer:
         import requests
 
         self.path, self.base_url = path, base_url.rstrip("/")
+        self.shown = masked(self.base_url, self.base_url)  # for messages
         self.max_seq_len = max_seq_len if max_seq_len and tokenizer_path else UNLIMITED
         self.cost = Cost()
         self.tokenizer: Any = TextTokenizer()
@@ -137,18 +138,18 @@ class CompletionsServer:
         best = logprobs.get("top_logprobs") or []
         if not values or len(values) < 2 or (not self._by_id and not offsets):
             raise ServerRefusal(
-                f"{self.base_url}: the server gives no log-probabilities of the prompt (echo with logprobs); "
+                f"{self.shown}: the server gives no log-probabilities of the prompt (echo with logprobs); "
                 "use a _gen dataset"
             )
         if self._by_id:
             if len(values) < len(ids):
-                raise ServerRefusal(f"{self.base_url}: {len(values)} log-probabilities for {len(ids)} tokens")
+                raise ServerRefusal(f"{self.shown}: {len(values)} log-probabilities for {len(ids)} tokens")
             chosen = list(range(len(context), len(ids)))
         else:
             chosen = self._in_continuation(len(context), len(ids), offsets or [])
         taken = [place for place in chosen if values[place] is not None]  # a text's first token has none
         if self._by_id and len(taken) < len(request.continuation):
-            raise ServerRefusal(f"{self.base_url}: an empty context has no log-probability there")
+            raise ServerRefusal(f"{self.shown}: an empty context has no log-probability there")
         greedy = all(
             place < len(best) and best[place] and values[place] >= max(best[place].values()) for place in taken
         )
@@ -236,7 +237,7 @@ class ChatServer(CompletionsServer):
     """The same over ``/chat/completions``: it is asked with messages, and it does not rank."""
 
     def loglikelihoods(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodResult]:
-        raise ServerRefusal(f"{self.base_url}: a chat server only generates; use a _gen dataset")
+        raise ServerRefusal(f"{self.shown}: a chat server only generates; use a _gen dataset")
 
     def generate_messages(self, requests: Sequence[Any]) -> list[GenerationResult]:
         """As ``generate``, for requests with ``messages`` (role and content) in place of a prompt's tokens."""
