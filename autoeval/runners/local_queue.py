@@ -70,7 +70,7 @@ class LocalQueue:
         self.capacity = Capacity(
             tuple(visible_gpus() if gpus is None else gpus),
             max_workers_per_gpu,
-            len(os.sched_getaffinity(0)) if cpus is None else cpus,
+            _cpus() if cpus is None else cpus,
             _machine_memory_gb() if memory_gb is None else memory_gb,
         )
         self._slots = slots.absolute() if slots else self.directory / "slots"
@@ -164,10 +164,8 @@ class LocalQueue:
         except FileNotFoundError:
             return [JobState("gone", again=True)] * size
         if job.host != socket.gethostname():
-            elsewhere = JobState(
-                "unknown", reason=f"{directory.name} was started on {job.host}; only there it is known"
-            )
-            return [elsewhere] * size
+            # It may even run. That two do the same does no harm; waiting for a machine that is no more would.
+            return [JobState("gone", reason=f"it was started on {job.host}, not here", again=True)] * size
         # Who lives is looked at first: what a process then has not written, it never will.
         supervisor = _identity(directory / "supervisor.json")
         will_start = supervisor.alive if supervisor else not job.lost
@@ -269,6 +267,10 @@ def _close(process: subprocess.Popen[bytes]) -> None:
             stream.close()
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(5.0)
+
+
+def _cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _machine_memory_gb() -> float:

@@ -18,6 +18,7 @@ import json
 import os
 import select
 import signal
+import subprocess
 import sys
 import time
 from collections import deque
@@ -74,7 +75,7 @@ class LocalJob:
 
 def since_boot() -> float:
     """Seconds that no setting of a clock changes."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 def record_file(directory: Path, number: int) -> Path:
@@ -97,8 +98,15 @@ def cancel_file(directory: Path, number: int) -> Path:
 
 
 def _note(directory: Path, number: int, name: str, **more: Any) -> None:
-    """Write a task's state down, and tell whoever submitted it."""
-    write_json(record_file(directory, number), {"name": name, **more})
+    """Write a task's state down, and tell whoever submitted it.
+
+    Where it cannot be written (the disk is full, somebody has removed the directory) the task goes on: what counts is
+    what it leaves itself, and without a record it is ``gone`` once this process is.
+    """
+    try:
+        write_json(record_file(directory, number), {"name": name, **more})
+    except OSError as error:
+        print(f"task {number} is {name}: {error}", file=sys.stderr, flush=True)
     with contextlib.suppress(OSError):  # nobody listens any more, or there is much to hear already
         os.write(1, NEWS)
 
@@ -122,17 +130,18 @@ class _Supervisor:
             reap(self._reaped)
             if arrived & {signal.SIGTERM, signal.SIGINT} or (self._tether and _closed(0)):
                 self._tether = ()
-                for number in [*self._pending, *self._running.values()]:
-                    cancel_file(self._directory, number).touch()
+                self._end(set(range(self._job.size)))
 
     def _look_for_cancelled(self) -> None:
-        cancelled = {number for number in range(self._job.size) if cancel_file(self._directory, number).exists()}
-        for number in cancelled & set(self._pending):
-            self._pending.remove(number)
-            _note(self._directory, number, "CANCELLED", ended=time.time())
+        self._end({number for number in range(self._job.size) if cancel_file(self._directory, number).exists()})
+
+    def _end(self, cancelled: set[int]) -> None:
         for keeper, number in self._running.items():
             if number in cancelled:
                 os.kill(keeper, signal.SIGTERM)
+        for number in cancelled & set(self._pending):
+            self._pending.remove(number)
+            _note(self._directory, number, "CANCELLED", ended=time.time())
 
     def _start(self, number: int) -> None:
         # The child must not lose a signal before it has its own ways to hear of it.
@@ -165,8 +174,7 @@ def _keep(directory: Path, job: LocalJob, number: int) -> NoReturn:
         _Keeper(directory, job, number).keep()
         code = 0
     except BaseException as error:
-        with contextlib.suppress(OSError):
-            _note(directory, number, "FAILED", reason=f"{type(error).__name__}: {error}", ended=time.time())
+        _note(directory, number, "FAILED", reason=f"{type(error).__name__}: {error}", ended=time.time())
     finally:
         os._exit(code)
 
@@ -185,7 +193,6 @@ class _Keeper:
         try:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, _raise_cancelled)
-            signal.signal(signal.SIGUSR1, signal.SIG_IGN)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM, signal.SIGINT})
             self._note("WAITING")
             slots = Slots(Path(job.slots), job.capacity)
@@ -243,21 +250,17 @@ class _Keeper:
         log = Path(self._job.log)
         log = log.with_suffix(f".{self._number}{log.suffix}")
         log.parent.mkdir(parents=True, exist_ok=True)
-        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-        read, self._input = os.pipe()
-        command = [*self._job.command, str(self._number)]
-        self._pid = os.posix_spawnp(
-            command[0],
-            command,
-            environment,
-            file_actions=[
-                (os.POSIX_SPAWN_DUP2, source, target) for source, target in ((read, 0), (output, 1), (output, 2))
-            ],
-            setsid=True,
-            setsigdef=[signal.SIGPIPE, signal.SIGUSR1],
-        )
-        os.close(read)
-        os.close(output)
+        with log.open("ab") as output:
+            # Not waited for by itself: whatever ends is reaped in one place.
+            self._process = subprocess.Popen(
+                [*self._job.command, str(self._number)],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._pid = self._process.pid
 
     def _reaped(self, pid: int, status: int) -> None:
         if pid == self._pid:

@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+_PROC = Path("/proc")
 _PR_SET_CHILD_SUBREAPER = 36
 _NO_PIDFD_SECONDS = 0.5  # between two looks, on kernels before 5.3
 _REAP_SECONDS = 10.0  # a killed process may hang in the kernel, with a GPU that does not answer
@@ -65,9 +66,11 @@ def from_json(content: Mapping[str, Any]) -> Identity:
 
 def identify(pid: int) -> Identity | None:
     """The process that has this number now, or ``None``."""
+    if not _PROC.exists():  # not Linux
+        return _identify_elsewhere(pid)
     try:
         # The second field is the program's name in brackets, which may hold spaces and brackets.
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        fields = (_PROC / f"{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
     if fields[0] in "ZXx":
@@ -75,8 +78,20 @@ def identify(pid: int) -> Identity | None:
     return Identity(pid, int(fields[19]), boot_id(), socket.gethostname())
 
 
+def _identify_elsewhere(pid: int) -> Identity | None:
+    try:
+        process = psutil.Process(pid)
+        if process.status() == psutil.STATUS_ZOMBIE:
+            return None
+        return Identity(pid, round(process.create_time() * 100), boot_id(), socket.gethostname())
+    except psutil.NoSuchProcess:
+        return None
+
+
 def boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    if not _PROC.exists():
+        return str(round(psutil.boot_time()))
+    return (_PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 @contextlib.contextmanager
@@ -115,9 +130,9 @@ def wait_for_end(of: Iterable[Identity], seconds: float, also: Iterable[int] = (
 
 
 def adopt_orphans() -> None:
-    """From now on whatever a descendant leaves behind becomes a child of this process, and not of process 1."""
+    """From now on whatever a descendant leaves behind becomes a child of this process, and not of process 1; on Linux."""
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
+    if hasattr(libc, "prctl") and libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_CHILD_SUBREAPER)")
 
 

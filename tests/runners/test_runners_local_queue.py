@@ -10,12 +10,14 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
-from autoeval.runners import local_queue
+from autoeval.runners import local_queue, processes
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, Resources
 from autoeval.runners.local_queue import LocalQueue
 from autoeval.runners.processes import Identity, from_json, identify
@@ -64,8 +66,13 @@ class World:
         queue = LocalQueue(self.directory, gpus=())
         jobs = {job: 1 for job in self._jobs if queue.find(job)}
         queue.cancel(jobs)
-        for one in self._queues:
-            over(one, jobs)
+        try:
+            for one in self._queues:
+                over(one, jobs)
+        finally:  # after a test that has failed
+            for process in psutil.process_iter(["cmdline"]):
+                if str(self.here.parent) in " ".join(process.info["cmdline"] or ()):
+                    process.kill()
 
 
 def over(queue: LocalQueue, jobs: dict[str, int], seconds: float = 20.0) -> dict[str, list[str]]:
@@ -269,7 +276,7 @@ def submit_and_die(world: World, code: str, *, tethered: bool = False, before: C
     process.stdout.close()
 
 
-GATED = "(here / f'up-{number}').write_text(str(os.getpid()))\nwhile not (here / 'go').exists(): time.sleep(0.01)"
+GATED = "(here / f'up-{number}').write_text(str(os.getpid()))\nwhile not (here / 'go').exists(): time.sleep(0.05)"
 
 
 def test_jobs_live_on_when_who_submitted_them_is_killed(world: World) -> None:
@@ -311,7 +318,7 @@ def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> N
             (world.directory / "k" / f"{number}.cancel").unlink()
     assert alive(int(world.read("up-0")))
     (world.directory / "k" / "job.json").write_text(json.dumps({**job, "host": "elsewhere"}))
-    assert queue.poll({"k": 1})["k"][0].kind == "unknown" and "elsewhere" in queue.poll({"k": 1})["k"][0].reason
+    assert queue.poll({"k": 1})["k"] == [JobState("gone", reason="it was started on elsewhere, not here", again=True)]
     (world.directory / "k" / "job.json").write_text(json.dumps(job))
     for file, text in zip(files, kept, strict=True):
         file.write_text(text)
@@ -395,6 +402,19 @@ def test_a_supervisor_that_does_not_start_is_said(world: World, monkeypatch: pyt
     assert "FileNotFoundError" in queue.poll({"l": 1})["l"][0].reason
 
 
+def test_where_nothing_can_be_written_tasks_are_ended_all_the_same(world: World) -> None:
+    """Somebody has removed the directory."""
+    world.queue().submit(world.array("k", GATED, size=3, at_once=2))
+    pids = [int(world.read("up-0")), int(world.read("up-1"))]
+    supervisor = world.supervisor("k")
+    world.directory.rename(world.here / "away")
+    world.directory.write_text("")  # nor can it be made again
+    supervisor.signal(signal.SIGTERM)
+    wait_for(lambda: not supervisor.alive)
+    assert not any(map(alive, pids)) and not (world.here / "up-2").exists()
+    world.directory.unlink()
+
+
 def test_what_ended_long_ago_is_forgotten(world: World) -> None:
     queue = world.queue()
     queue.submit(world.array("old", "pass"))
@@ -425,6 +445,18 @@ def test_slots_are_held_as_long_as_any_of_their_processes_lives(tmp_path: Path) 
         sleeper.kill()
         sleeper.wait()
         assert slots.holders() == []
+
+
+def test_without_proc_processes_are_told_apart_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(processes, "_PROC", tmp_path / "none")  # as on a Mac
+    sleeper = subprocess.Popen(["sleep", "600"])
+    found = identify(sleeper.pid)
+    assert found is not None and found.alive and found != identify(os.getpid())
+    assert not replace(found, started=found.started + 1).alive
+    assert found.signal(signal.SIGTERM)
+    wait_for(lambda: identify(sleeper.pid) is None)  # a zombie
+    sleeper.wait()
+    assert not found.alive and not found.signal(signal.SIGTERM)
 
 
 def test_waiting_costs_no_time(world: World) -> None:
