@@ -20,6 +20,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from autoeval.helm.hocon import parse_hocon
 from recorder.helm_names import benchmark_name, split_description
 
 # Raise it when this room changes in a way that can change a score; old and new scores then get different curves.
@@ -136,7 +137,7 @@ def _read_entries(conf_path: Path) -> list[Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise HelmConfigError(f"{conf_path}: the HELM configuration cannot be read: {error}") from error
     try:
-        content = pyhocon.ConfigFactory.parse_string(text, basedir=str(conf_path.parent))
+        content = parse_hocon(text)
     except (pyparsing.ParseBaseException, pyhocon.ConfigException, ValueError) as error:
         raise HelmConfigError(f"{conf_path}: not valid HOCON: {error}") from error
     entries = content.get("entries", None) if isinstance(content, dict) else None
