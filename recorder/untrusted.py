@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import stat
+import traceback
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -112,8 +113,13 @@ def _escaped(character: str) -> str:
     return f"\\u{ord(character):04x}"
 
 
-class PrintableFormatter(logging.Formatter):
-    """Log lines hold what others named and wrote: they are read in terminals."""
+class PrintableRecord(logging.LogRecord):
+    """Log lines hold what others named and wrote, and are read in terminals: ``logging.setLogRecordFactory(PrintableRecord)``."""
 
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        if isinstance(self.exc_info, tuple):  # what a formatter finds here it takes as it is
+            self.exc_text = printable("".join(traceback.format_exception(*self.exc_info)).rstrip("\n"))
+
+    def getMessage(self) -> str:
+        return printable(super().getMessage())

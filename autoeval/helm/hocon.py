@@ -27,4 +27,7 @@ def parse_hocon(text: str) -> Any:
             line = text.count("\n", 0, found.start()) + 1
             what = "an include" if found.lastgroup == "include" else "a substitution (${…})"
             raise ReachesOut(f"line {line}: {what} is not read: expected everything in this one file")
-    return pyhocon.ConfigFactory.parse_string(text)
+    try:
+        return pyhocon.ConfigFactory.parse_string(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
