@@ -22,6 +22,7 @@ from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
 from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow
 from recorder.results import CheckpointRef
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +35,7 @@ STEADY_SECONDS = 300.0  # a daemon that worked for so long has earned all its at
 
 def run_command(options: argparse.Namespace) -> int:
     """Dispatch on the parsed command line. A bad configuration is told on standard error and gives 2."""
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(
         level=logging.DEBUG if options.debug else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

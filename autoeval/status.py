@@ -15,6 +15,7 @@ from autoeval.config import AutoEval
 from autoeval.heartbeat import Beat, read_heartbeat
 from autoeval.planning import WatchOptions, make_watcher
 from recorder.ledger import CheckpointRow, TaskRow
+from recorder.untrusted import printable
 
 SIGNS = {"done": "+", "failed": "x", "running": "r", "queued": "q"}
 MOST_ERRORS = 10
@@ -84,7 +85,7 @@ def _print_table(status: Status, width: int) -> None:
         colalign=("right",),
     )
     if max(map(len, table.splitlines())) <= width:
-        print(table)
+        print(printable(table))
         return
     signs = ["".join(SIGNS.get(mine.get(name, ""), "-") for name in names) for _, mine in states]
     room = max(10, width - 50)
@@ -93,7 +94,7 @@ def _print_table(status: Status, width: int) -> None:
         for (row, mine), line in zip(states, signs, strict=True)
     ]
     headers = ["iteration", "state", "tasks", "each task"]
-    print(tabulate(body, headers=headers, disable_numparse=True, colalign=("right",)))
+    print(printable(tabulate(body, headers=headers, disable_numparse=True, colalign=("right",))))
     listed = ", ".join(f"{place} {name}" for place, name in enumerate(names, start=1))
     _print_wrapped(f"each task: + done, x failed, r running, q queued, - none, in the order {listed}", width)
 
@@ -126,7 +127,7 @@ def _print_wrapped(text: str, width: int) -> None:
     """Paths stay whole, so that they can be copied."""
     print(
         textwrap.fill(
-            " ".join(text.split()),
+            printable(" ".join(text.split())),
             width,
             initial_indent="  ",
             subsequent_indent="    ",

@@ -36,6 +36,7 @@ from recorder.published_models import together
 from recorder.publishing import publish, publisher_lock
 from recorder.report.facts import Facts
 from recorder.wandb_client import WandbSettings
+from recorder.untrusted import PrintableRecord
 from recorder.wandb_publisher import Outcome, Publisher
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     part.add_argument("--views", action="store_true", help="leaderboard.csv, report.html and messages only")
     part.add_argument("--publish", action="store_true", help="Weights & Biases only")
     options = parser.parse_args(arguments)
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     told = from_environment()  # before anything is started that would inherit it
     outcome, delivered, code, error = Outcome(), Delivered(), 0, None

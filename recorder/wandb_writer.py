@@ -30,6 +30,7 @@ from recorder.report.page import write_report
 from recorder.sources.reading import read_model
 from recorder.statistics import Z95
 from recorder.wandb_client import WandbSettings
+from recorder.untrusted import PrintableRecord
 from recorder.wandb_publisher import Outcome, Publisher
 from recorder.writer_config import (
     WriterConfig,
@@ -48,6 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--summary-only", action="store_true", help="write only the runs' summaries, no history row")
     parser.add_argument("--sync", action="store_true", help="publish online what the ledger holds and W&B doesn't show")
     options = parser.parse_args(arguments)
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         config = read_config(options.config, may_be_empty=options.sync)

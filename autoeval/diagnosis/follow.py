@@ -23,6 +23,7 @@ from autoeval.diagnosis.report import diagnose
 from autoeval.diagnosis.series import training_loss
 from autoeval.diagnosis.training_log import TrainingLog
 from recorder.files import write_atomic, write_json
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger(__name__)
 
@@ -125,6 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--lang", choices=("zh", "en"), default="en")
     parser.add_argument("--then", nargs=argparse.REMAINDER, default=[], help="become this command afterwards")
     options = parser.parse_args(arguments)
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     status = 0
     try:

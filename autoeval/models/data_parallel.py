@@ -24,6 +24,7 @@ from autoeval.models.requests import (
     LoglikelihoodResult,
 )
 from autoeval.models.splitting import split
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger(__name__)
 
@@ -236,6 +237,7 @@ def _serve(
 ) -> None:
     """The child: answer until the pipe is closed."""
     _end_with_parent()
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=level, format=f"%(asctime)s %(levelname)s %(name)s [{device}]: %(message)s")
     server = _Server(path, device, options, threads)
     while True:

@@ -23,6 +23,7 @@ from autoeval.summarizers import build_summarizer
 from autoeval.tasks.names import output_path
 from autoeval.tasks.openicl import OpenICLEvalTask, OpenICLInferTask, Task
 from recorder.files import write_atomic
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger("autoeval.run")
 
@@ -33,6 +34,7 @@ _PART = re.compile(r"_\d+$")
 
 def run_command(options: argparse.Namespace) -> int:
     """Dispatch on the parsed command line. What is wrong with it is told on standard error and gives 2."""
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(
         level=logging.DEBUG if options.debug or options.dry_run else logging.INFO,
         format="%(asctime)s %(levelname)s %(message)s",

@@ -40,6 +40,7 @@ from autoeval.tasks.stored import (
     unfinished_path,
 )
 from recorder.files import write_json
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger("autoeval.openicl")
 
@@ -217,6 +218,7 @@ def main(task_type: type[Task], arguments: list[str]) -> int:
     if len(arguments) != 1:
         print(f"usage: python -m {task_type.module} CONFIG.json", file=sys.stderr)
         return BAD_INPUT
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(
         level=os.environ.get("AUTOEVAL_LOG_LEVEL", "INFO"),
         stream=sys.stderr,

@@ -29,6 +29,7 @@ from autoeval.tasks.evaluation import Evaluator, describe, failure_event
 from autoeval.tasks.events import Events, beating
 from autoeval.tasks.plan import EvaluationPlan, load_plan, plan_from_json, task_plan_from_json
 from autoeval.tasks.work import load_tasks
+from recorder.untrusted import PrintableRecord
 
 logger = logging.getLogger("autoeval.worker")
 
@@ -120,6 +121,7 @@ def list_tasks(emit: Events) -> int:
 def main() -> int:
     emit = Events(take_standard_output())
     keep_own_log()
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(
         level=os.environ.get("AUTOEVAL_LOG_LEVEL", "INFO"),
         stream=sys.stderr,
