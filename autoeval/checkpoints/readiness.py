@@ -117,12 +117,15 @@ def check(
     now: float | None = None,
     settle: SettleTimes | None = None,
     before: Listing | None = None,
+    rest: float = 0.0,
 ) -> Readiness:
     """Whether the checkpoint in ``directory`` may be evaluated.
 
     ``listing`` and ``inspection`` save work when the caller has them. ``later_ns`` is when the last file of a complete
     one of a higher iteration was written (nanoseconds since the epoch), ``None`` when there is none. ``now`` is
     ``time.time()``. ``before`` is the listing with which an uploaded checkpoint was last found complete.
+    ``rest`` is for how many seconds the caller has seen the listing as it is, whatever the clocks say: files of a
+    machine whose clock is ahead are not young for ever.
     """
     now = time.time() if now is None else now
     settle = settle or SettleTimes()
@@ -142,7 +145,7 @@ def check(
     if inspection.problem:
         doubts = [(inspection.problem, math.inf)]
     else:
-        age = now - listing.newest_ns / 1e9
+        age = max(now - listing.newest_ns / 1e9, rest)
         if listing.ordered:
             doubts = list(_doubts(directory.name, tracker, inspection, listing, age, settle))
         else:

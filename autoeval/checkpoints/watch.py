@@ -98,6 +98,7 @@ class Watcher:
         self.model_type = model_type
         self.settle = settle or SettleTimes()
         self._known: dict[str, tuple[Listing, Inspection]] = {}
+        self._since: dict[str, tuple[Listing, float]] = {}  # when a listing was first seen, monotonic clock
         self._before: dict[str, Listing] = {}  # with which uploads were last found complete
         self._latest = ScanResult(trouble=NOT_LOOKED_YET)
         self._failures = 0
@@ -179,6 +180,7 @@ class Watcher:
                     told["incomplete"].append((iteration, reason))
                 continue
             known[name] = listing, inspection
+            rest = self._rest(name, listing)
             readiness = check(
                 directory,
                 tracker,
@@ -189,6 +191,7 @@ class Watcher:
                 now=now,
                 settle=self.settle,
                 before=self._before.get(name),
+                rest=rest,
             )
             if readiness.state == "complete":
                 complete.append(self._checkpoint(iteration, directory, inspection))
@@ -198,8 +201,9 @@ class Watcher:
             told[readiness.state].append((iteration, readiness.reason))
             if readiness.state == "incomplete":
                 unfinished += [directory] if isinstance(directory, Path) else []
-                again += self._seconds_to_next_look(listing, readiness, now)
+                again += self._seconds_to_next_look(listing, readiness, now, rest)
         self._known = known  # what was deleted is forgotten
+        self._since = {name: seen for name, seen in self._since.items() if name in known}
         self._before = {name: listing for name, listing in self._before.items() if name in known and saves.far}
         saves.settled([name for name in self._before if known[name][0] == self._before[name]])
         self._follow(unfinished, complete)
@@ -210,6 +214,13 @@ class Watcher:
             tuple(reversed(told["unsupported"])),
         )
         return result, min(again, default=None)
+
+    def _rest(self, name: str, listing: Listing) -> float:
+        """For how many seconds this watcher has seen ``listing`` as it is: clocks may differ, or be set meanwhile."""
+        now = time.monotonic()
+        if (seen := self._since.get(name)) is None or seen[0] != listing:
+            seen = self._since[name] = (listing, now)
+        return now - seen[1]
 
     def _follow(self, unfinished: list[Path], complete: list[Checkpoint]) -> None:
         events = self._events
@@ -303,9 +314,9 @@ class Watcher:
             self._look_again = None if seconds is None else now + seconds
             self._state.notify_all()  # a ``wait`` that has begun knows of a later moment only
 
-    def _seconds_to_next_look(self, listing: Listing, readiness: Readiness, now: float) -> list[float]:
+    def _seconds_to_next_look(self, listing: Listing, readiness: Readiness, now: float, rest: float) -> list[float]:
         waits = [] if readiness.again_in is None else [readiness.again_in + 0.01]
-        if now - listing.touched_ns / 1e9 < PENDING_PATIENCE_SECONDS:
+        if max(now - listing.touched_ns / 1e9, rest) < PENDING_PATIENCE_SECONDS:
             far = min(FAR_PENDING_SECONDS, self.check_interval_seconds)
             waits.append(far if self._saves.far else PENDING_SECONDS)
         return waits

@@ -47,7 +47,7 @@ from wandb_server import Fault, Imitation
 
 from recorder.wandb_rows import run_id
 from tests.end_to_end import chaos_checks as checks
-from tests.end_to_end.chaos_processes import HOME, Family, Zygote, set_clock
+from tests.end_to_end.chaos_processes import HELPER, HOME, Family, Zygote, set_clock
 from tests.end_to_end.chaos_training import Story, Training, trained
 
 MODEL, PROJECT = "tiny-gpt2", "tiny"
@@ -339,7 +339,7 @@ class Schedule:
 
     def _fault_child(self, pid: int) -> None:
         with contextlib.suppress(psutil.Error):
-            children = psutil.Process(pid).children(recursive=True)
+            children = [one for one in psutil.Process(pid).children(recursive=True) if one.name() != HELPER]
             if children:
                 self._signal(self.random.choice(children).pid, self.random.choice(("KILL", "KILL", "TERM", "STOP")))
 

@@ -72,6 +72,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _COUNTED = frozenset(
     {"os.rename", "os.remove", "os.link", "os.mkdir", "os.rmdir", "os.truncate", "shutil.rmtree", "shutil.move"}
 )
+HELPER = "chaos-helper"  # no process of the daemon's: it is spared
 _CLONE_PARENT = 0x00008000
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
 LIBFAKETIME = (
@@ -356,6 +357,7 @@ class _Helper:
 
 def _help(channel: socket.socket, fates: Any, told: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(15, HELPER.encode(), 0, 0, 0)  # PR_SET_NAME
     born: dict[str, int] = {}
     library = ctypes.PyDLL(None, use_errno=True)
     while True:
@@ -369,6 +371,7 @@ def _help(channel: socket.socket, fates: Any, told: str) -> None:
         pid = library.syscall(_SYS_CLONE[platform.machine()], _CLONE_PARENT | signal.SIGCHLD, 0, 0, 0, 0)
         if pid == 0:
             ctypes.pythonapi.PyOS_AfterFork_Child()
+            library.prctl(15, role.encode(), 0, 0, 0)
             try:
                 _be_child(order, descriptors, role, fates, number, told)
             finally:
