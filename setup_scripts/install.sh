@@ -66,7 +66,7 @@ torch_index=()
 if ! command -v nvidia-smi >/dev/null && [ "$(uname -s)" = Linux ] && [ -z "${PIP_FIND_LINKS:-}${PIP_INDEX_URL:-}${PIP_NO_INDEX:-}" ]; then
   torch_index=(--index-url https://download.pytorch.org/whl/cpu --extra-index-url https://pypi.org/simple)
 fi
-step "$torch_pin" pip install ${torch_index[@]+"${torch_index[@]}"} "$torch_pin" -c "$repository/constraints.txt"
+step "$torch_pin" pip install ${torch_index[@]+"${torch_index[@]}"} "$torch_pin" numpy -c "$repository/constraints.txt"  # numpy: torch warns without it
 if "$venv/bin/python" -c 'import sys, torch; sys.exit(torch.version.cuda is not None)'; then
   step "torchvision stub (this torch has no CUDA; see thirdparty/torchvision_stub)" \
     pip install --no-deps "$repository/thirdparty/torchvision_stub"
