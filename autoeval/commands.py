@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from autoeval.config import AutoEval, load_config
+from autoeval.config import AutoEval, detached, load_config
 from autoeval.lock import WorkDirectoryLock
+from autoeval.log_files import keep_own_log
 from autoeval.planning import FIVE_DIMENSIONS, WatchOptions, make_watcher, task_plan, write_settings
+from autoeval.runners.jobs import QueueRefused
 from autoeval.runners.worker_process import WORKER, WorkerDied, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
@@ -60,9 +62,12 @@ def run_command(options: argparse.Namespace) -> int:
             return sync_wandb(configs)
         if options.dry_run:
             return dry_run(configs, watch)
-        return run_daemon(configs, watch, Path(options.config), once=options.once)
+        return run_daemon(configs, watch, Path(options.config), once=options.once, detach=options.detach)
     except ConfigError as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
+        return 2
+    except QueueRefused as error:
+        print(f"evaluator.py: {options.config}: auto_eval.runner: {error}", file=sys.stderr)
         return 2
     except (LedgerError, StartError) as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
@@ -144,8 +149,10 @@ def load_tasks_of(config: AutoEval, watch: WatchOptions) -> list[tuple[str, str]
     raise StartError(f"{config.model_name}: {lost} {ATTEMPTS} times: is there too little memory?")
 
 
-def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, once: bool) -> int:
-    """``path`` is evaluator.yaml, which SIGHUP has read again."""
+def run_daemon(
+    configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, once: bool, detach: bool = False
+) -> int:
+    """``path`` is evaluator.yaml, which SIGHUP has read again. ``detach``: jobs go on when this process ends."""
     from autoeval.daemon import Daemon
     from autoeval.heartbeat import Doing
     from autoeval.reload import Wanted
@@ -153,6 +160,8 @@ def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, 
     from autoeval.work_directories import WorkDirectories
 
     def wanted(configs: Sequence[AutoEval]) -> list[Wanted]:
+        if detach:
+            configs = [detached(config) for config in configs]
         return [Wanted(config, tuple(load_tasks_of(config, watch))) for config in configs]
 
     def read_again() -> list[Wanted]:
@@ -160,6 +169,7 @@ def run_daemon(configs: Sequence[AutoEval], watch: WatchOptions, path: Path, *, 
         _check_sections(found, watch, path)
         return wanted(found)
 
+    keep_own_log(configs[0].logs.limits)
     with Signals() as signals, WorkDirectories() as directories:
         directories.hold({config.work_dir: config.logs.limits for config in configs})
         directories.heart.beat(Doing("starting"))

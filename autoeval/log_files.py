@@ -12,7 +12,6 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from logging.handlers import BaseRotatingHandler
 from pathlib import Path
@@ -100,16 +99,20 @@ def own_log(path: Path, limits: LogLimits) -> dict[str, str]:
     return {OWN_LOG: json.dumps({"path": str(path), **asdict(limits)})}
 
 
-def keep_own_log(environment: Mapping[str, str] | None = None) -> OwnLog | None:
-    """Begin to rotate the file that is this process's standard error, if it was started with ``own_log``.
+def keep_own_log(limits: LogLimits | None = None) -> OwnLog | None:
+    """Begin to rotate the file that is this process's standard error, if it was started with ``own_log``, or with the
+    file's path alone in the variable (a batch script, a shell): then ``limits`` hold.
 
     The variable is removed from the environment: children write to the same file, one rotates it.
     """
-    told = os.environ.pop(OWN_LOG, "") if environment is None else environment.get(OWN_LOG, "")
+    told = os.environ.pop(OWN_LOG, "")
     if not told:
         return None
-    content = json.loads(told)
-    log = OwnLog(Path(content["path"]), LogLimits(content["max_bytes"], content["keep"]))
+    if told.startswith("{"):
+        content = json.loads(told)
+        log = OwnLog(Path(content["path"]), LogLimits(content["max_bytes"], content["keep"]))
+    else:
+        log = OwnLog(Path(told).absolute(), limits or LogLimits())
     if not log.is_mine():
         return None
     log.start()
