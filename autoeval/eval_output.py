@@ -18,6 +18,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
+from recorder.untrusted import PrintableRecord
+
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
 Answer = tuple[str, dict[str, Any]]  # msg, data
@@ -55,6 +57,7 @@ def run_script(
     file, a missing path) with 2, anything else with 1 and its traceback on standard error. Whatever is printed while
     it works, by whichever library or child process, goes to standard error.
     """
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     try:
         options = parser.parse_args(arguments)

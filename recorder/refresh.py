@@ -35,8 +35,8 @@ from recorder.messages.outbox import Delivered
 from recorder.published_models import together
 from recorder.publishing import publish, publisher_lock
 from recorder.report.facts import Facts
-from recorder.wandb_client import WandbSettings
 from recorder.untrusted import PrintableRecord
+from recorder.wandb_client import WandbSettings
 from recorder.wandb_publisher import Outcome, Publisher
 
 logger = logging.getLogger(__name__)

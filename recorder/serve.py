@@ -12,6 +12,7 @@ import hmac
 import ipaddress
 import mimetypes
 import os
+import re
 import secrets
 import stat
 import time
@@ -80,8 +81,8 @@ class Server(ThreadingHTTPServer):
 
 
 def make_server(directories: Mapping[str, Path], host: str = DEFAULT_HOST, port: int = DEFAULT_PORT) -> Server:
-    """Raises ``ServeError`` when the address cannot be had."""
-    token = None if is_loopback(host) else os.environ.get(TOKEN_VARIABLE) or secrets.token_urlsafe(24)
+    """Raises ``ServeError`` when the address cannot be had, or the token of the environment is none."""
+    token = None if is_loopback(host) else _token()
     served = Served({name: path.absolute() for name, path in directories.items()}, token)
     try:
         server = Server((host, port), served)
@@ -117,6 +118,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _token() -> str:
+    """That of the environment, which must be hard to guess and fit into a cookie; else a new one."""
+    given = os.environ.get(TOKEN_VARIABLE)
+    if given and not re.fullmatch(r"[A-Za-z0-9_-]{16,200}", given):
+        raise ServeError(
+            f"{TOKEN_VARIABLE}: expected 16 to 200 letters, digits, '_' and '-'; unset, a token is made for this start"
+        )
+    return given or secrets.token_urlsafe(24)
 
 
 def _hosts(host: str) -> frozenset[str]:
@@ -181,7 +192,7 @@ class Handler(BaseHTTPRequestHandler):
             if not hmac.compare_digest(given.encode(), served.token.encode()):
                 return self._say(401, "A token is needed: open the address that the server printed when it started.")
             cookie = f"autoeval={served.token}; HttpOnly; SameSite=Strict; Path=/"
-            return self._send(303, b"", "text/plain", {"Location": parts.path, "Set-Cookie": cookie})
+            return self._send(303, b"", "text/plain", {"Location": _here(parts.path), "Set-Cookie": cookie})
         try:
             path = unquote(parts.path, errors="strict").lstrip("/")
         except UnicodeDecodeError:
@@ -198,7 +209,7 @@ class Handler(BaseHTTPRequestHandler):
             return self._stream(root / REPORT)
         if rest in ("", REPORT):
             if rest == "" and not parts.path.endswith("/"):
-                return self._send(303, b"", "text/plain", {"Location": parts.path + "/"})
+                return self._send(303, b"", "text/plain", {"Location": _here(parts.path) + "/"})
             return self._report(root)
         return self._file(root, rest)
 
@@ -281,7 +292,7 @@ class Handler(BaseHTTPRequestHandler):
         names = sorted(one.name + ("/" if one.is_dir() else "") for one in directory.iterdir())
         shown = [name for name in names if find(root, str(inside / name)) is not None]
         if not self.path.partition("?")[0].endswith("/"):
-            return self._send(303, b"", "text/plain", {"Location": self.path.partition("?")[0] + "/"})
+            return self._send(303, b"", "text/plain", {"Location": _here(self.path.partition("?")[0]) + "/"})
         return self._links(str(inside), shown)
 
     def _index(self) -> None:
@@ -318,6 +329,11 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in (headers or {}).items():
             self.send_header(name, value)
         self.end_headers()
+
+
+def _here(path: str) -> str:
+    """A path on this server: a browser would take one that begins with // or /\\ for another host's name."""
+    return "/" + path.lstrip("/\\")
 
 
 def _stamp(path: Path) -> str:

@@ -29,8 +29,8 @@ from recorder.report.facts import Facts
 from recorder.report.page import write_report
 from recorder.sources.reading import read_model
 from recorder.statistics import Z95
-from recorder.wandb_client import WandbSettings
 from recorder.untrusted import PrintableRecord
+from recorder.wandb_client import WandbSettings
 from recorder.wandb_publisher import Outcome, Publisher
 from recorder.writer_config import (
     WriterConfig,

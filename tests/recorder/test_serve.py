@@ -157,9 +157,9 @@ def test_another_address_asks_for_a_token(work: Path, monkeypatch: pytest.Monkey
         cookie = headers["set-cookie"].partition(";")[0]
         assert ask(server, "/logs/daemon.log", Cookie=cookie)[:2] == (200, "a line\n")
         assert ask(server, "/logs/daemon.log", Cookie="autoeval=wrong")[0] == 401
-    monkeypatch.setenv(serving.TOKEN_VARIABLE, "a token of one's own")
+    monkeypatch.setenv(serving.TOKEN_VARIABLE, "a-token_of-ones-own")
     with running(make_server({"work": work}, "0.0.0.0", 0)) as server:
-        assert server.served.token == "a token of one's own"
+        assert server.served.token == "a-token_of-ones-own"
     for host in ("127.0.0.1", "localhost", "127.0.0.2"):
         with running(make_server({"work": work}, host, 0)) as server:
             assert server.served.token is None
