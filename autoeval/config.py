@@ -17,10 +17,12 @@ from pydantic import (
     model_validator,
 )
 
+from autoeval.location import Location, StorageOptions
 from autoeval.log_files import LogLimits
 from autoeval.order import Order
 from autoeval.runner_sections import KINDS, AnyRunner, LocalRunner
 from autoeval.section import Section
+from autoeval.storage import is_url
 from autoeval.yaml_file import ConfigError, YamlFile
 from recorder.messages.channel import Channel, LarkFormat, check_address
 
@@ -53,14 +55,15 @@ class SettleSection(Section):
     quiet: float | None = Field(None, ge=0)
     disorder: float | None = Field(None, ge=0)
     abandoned: float | None = Field(None, ge=0)
+    upload: float | None = Field(None, ge=0)
 
 
 class MegatronSection(Section):
-    checkpoint_path: Path
+    checkpoint_path: Location
     tokenizer_type: Literal["gpt2", "sentencepiece", "huggingface"]
-    vocab_path: Path | None = None
-    merge_path: Path | None = None
-    tokenizer_path: Path | None = None
+    vocab_path: Location | None = None
+    merge_path: Location | None = None
+    tokenizer_path: Location | None = None
     token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
     log_path: Path | None = Field(None, description="the run's training log")
     validation_text: Path | None = Field(None, description="text, or .npy of token ids, like the run's validation set")
@@ -83,7 +86,7 @@ class MegatronSection(Section):
 
 
 class HuggingFaceSection(Section):
-    checkpoint_path: Path
+    checkpoint_path: Location
     token_per_iteration: float | None = Field(None, gt=0, description="billions of tokens")
     settle_seconds: SettleSection = SettleSection()
 
@@ -135,7 +138,7 @@ def _checked_address(value: SecretStr) -> SecretStr:
 
 # The URL of a webhook lets anybody who has it write to the group: it is a secret. An empty one means no messages.
 Webhook = Annotated[SecretStr, AfterValidator(_checked_address)]
-_SECRET_SECTIONS = frozenset({"lark", "slack", "webhook"})
+_SECRET_SECTIONS = frozenset({"lark", "slack", "webhook", "storage_options"})
 
 
 class LarkSection(Section):
@@ -163,6 +166,14 @@ class LogsSection(Section):
         return LogLimits(max(1, int(self.max_mb * 1e6)), self.keep)
 
 
+class CopiesSection(Section):
+    """Of checkpoints that lie in a store."""
+
+    most: int = Field(2, ge=1, description="on the disk at a time: the one being evaluated, and the next")
+    disk_gb: float | None = Field(None, gt=0, description="10^9 bytes that they may take together; null: what is free")
+    parallel: int = Field(4, ge=1, le=64, description="requests at a time, of 16 MiB each")
+
+
 class AutoEval(Section):
     """One watched training run."""
 
@@ -179,6 +190,8 @@ class AutoEval(Section):
     order: Order = "newest-first"
     max_backlog: int | None = Field(None, ge=1, description="checkpoints that may wait; those last in turn are missed")
     baselines: Path | None = None
+    storage_options: StorageOptions = Field({}, description="for fsspec: endpoint_url, profile, anon; never secrets")
+    copies: CopiesSection = CopiesSection()
     logs: LogsSection = LogsSection()
     wandb: WandbSection = WandbSection()
     lark: LarkSection | None = None
@@ -209,6 +222,14 @@ class AutoEval(Section):
         if self.webhook is not None and (address := self.webhook.url.get_secret_value()):
             found.append(Channel("webhook", address))
         return tuple(found)
+
+
+def detached(config: AutoEval) -> AutoEval:
+    """``config`` with what runs for it left alone when the daemon ends."""
+    changes: dict[str, Any] = {"runner": config.runner.model_copy(update={"detach": True})}
+    if config.conversion_runner is not None:
+        changes["conversion_runner"] = config.conversion_runner.model_copy(update={"detach": True})
+    return config.model_copy(update=changes)
 
 
 def load_config(path: Path | str) -> list[AutoEval]:
@@ -295,6 +316,7 @@ def _explain(source: YamlFile, location: tuple[str | int, ...], problem: Any) ->
         return f"{where}: the key is missing"
     message = problem["msg"].removeprefix("Value error, ")
     can_be_shown = (isinstance(found, (str, int, float, bool)) or found is None) and not _SECRET_SECTIONS & set(inner)
+    can_be_shown = can_be_shown and not (isinstance(found, str) and is_url(found) and "@" in found)
     shown = f", found {found!r}" if can_be_shown else ""
     return f"{where}: {message}{shown}"
 

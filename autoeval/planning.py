@@ -7,6 +7,9 @@ from pathlib import Path
 
 from autoeval.checkpoints import Checkpoint, SettleTimes, Watcher
 from autoeval.config import AutoEval
+from autoeval.copies import Copies
+from autoeval.location import Url
+from autoeval.storage import ObjectStore
 from autoeval.tasks.plan import (
     ConversionOptions,
     EvaluationPlan,
@@ -48,8 +51,9 @@ class WatchOptions:
 def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
     section = config.megatron if options.model_type == "megatron" else config.huggingface
     assert section is not None  # commands.py has checked it
+    place = section.checkpoint_path
     return Watcher(
-        section.checkpoint_path,
+        ObjectStore(place, config.storage_options) if isinstance(place, Url) else place,
         config.model_name,
         token_per_iteration=section.token_per_iteration,
         begin=options.first,
@@ -58,7 +62,17 @@ def make_watcher(config: AutoEval, options: WatchOptions) -> Watcher:
         check_interval_seconds=options.check_interval_minutes * 60,
         model_type=options.model_type,
         settle=SettleTimes(**section.settle_seconds.model_dump(exclude_none=True)),
+        copies=config.work_dir / ".copies" / config.model_name,
     )
+
+
+def make_copies(config: AutoEval, watcher: Watcher) -> Copies | None:
+    """``None`` when what is watched is a directory here."""
+    if watcher.store is None:
+        return None
+    options = config.copies
+    budget = None if options.disk_gb is None else int(options.disk_gb * 1e9)
+    return Copies(watcher.store, watcher.copies, parallel=options.parallel, most=options.most, budget=budget)
 
 
 def task_plan(config: AutoEval, eval_type: str) -> TaskPlan:
@@ -134,10 +148,11 @@ def _tokenizer(config: AutoEval) -> TokenizerFiles | None:
         vocab_path=_text(section.vocab_path),
         merge_path=_text(section.merge_path),
         path=_text(section.tokenizer_path),
+        storage_options=config.storage_options,
     )
 
 
-def _text(path: Path | None) -> str | None:
+def _text(path: Path | Url | None) -> str | None:
     return None if path is None else str(path)
 
 

@@ -44,6 +44,7 @@ def status_of(
     others = [
         (c.iteration, "complete, no daemon has seen it yet") for c in found.complete if c.fingerprint not in known
     ]
+    others += [(-1, f"nothing is known of what is there: {found.trouble}")] if found.trouble else []
     others += [(iteration, f"not complete yet: {reason}") for iteration, reason in found.waiting]
     others += [(i, f"never evaluated: {reason}") for i, reason in (*found.abandoned, *found.unsupported)]
     rows = [
@@ -69,7 +70,7 @@ def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
         else:
             print("  nothing evaluated yet")
         for iteration, reason in status.others:
-            _print_wrapped(f"iteration {iteration}: {reason}", width)
+            _print_wrapped(f"iteration {iteration}: {reason}" if iteration >= 0 else reason, width)
 
 
 def _print_table(status: Status, width: int) -> None:

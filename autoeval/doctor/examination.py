@@ -17,6 +17,8 @@ from autoeval.doctor.finding import Finding, as_json, as_lines, finding_from, ok
 from autoeval.doctor.packages import examine_packages
 from autoeval.doctor.runner import examine_runner
 from autoeval.doctor.sizes import Sizes, sizes_of
+from autoeval.doctor.stores import examine_location, examine_store
+from autoeval.location import Url
 from autoeval.planning import WatchOptions, make_watcher, task_plan
 from autoeval.runners.worker_process import HOME, worker_environment
 
@@ -109,16 +111,20 @@ class _Examined:
         self.config, self.asked = config, asked
         self.newest: Checkpoint | None = None
         self.sizes: Sizes | None = None
+        self.fetched: dict[Path | Url, Path | None] = {}  # what lies in a store: where it is here
 
     @property
-    def _checkpoint_path(self) -> Path:
+    def _checkpoint_path(self) -> Path | Url:
         section = getattr(self.config, self.asked.watch.model_type)
-        path: Path = section.checkpoint_path
+        path: Path | Url = section.checkpoint_path
         return path
 
     def checkpoints(self) -> Iterator[Finding]:
         """What is there to be evaluated, and how what comes is noticed."""
         watch, path = self.asked.watch, self._checkpoint_path
+        if isinstance(path, Url):
+            yield from examine_store(self.config, watch)
+            return
         yield from machine.examine_events(path, watch.check_interval_minutes)
         if not path.exists():
             found = f"{path} does not exist yet; it will be waited for"
@@ -170,6 +176,11 @@ class _Examined:
             yield places.examine_file("megatron.validation_text", section.validation_text)
         if section.log_path is not None:
             yield places.examine_file("megatron.log_path", section.log_path, may_come=True)
+        for key in ("vocab_path", "merge_path", "tokenizer_path"):
+            location = getattr(section, key)
+            if isinstance(location, Url):
+                finding, self.fetched[location] = examine_location(f"megatron.{key}", location, config.storage_options)
+                yield finding
         yield _verification(config.model.verify)
 
     def worker(self) -> Iterator[Finding]:
@@ -193,15 +204,18 @@ class _Examined:
             if megatron is None
             else {
                 "kind": megatron.tokenizer_type,
-                "vocab_path": _text(megatron.vocab_path),
-                "merge_path": _text(megatron.merge_path),
-                "path": _text(megatron.tokenizer_path),
+                "vocab_path": self._here(megatron.vocab_path),
+                "merge_path": self._here(megatron.merge_path),
+                "path": self._here(megatron.tokenizer_path),
             },
             "model_directory": _text(own),
             "icl": None if plan.icl is None else asdict(plan.icl),
             "helm": None if plan.helm is None else asdict(plan.helm),
         }
         yield from _ask_a_worker(json.dumps(request))
+
+    def _here(self, location: Path | Url | None) -> str | None:
+        return None if location is None else str(self.fetched.get(location) or location)
 
     def runners(self) -> Iterator[Finding]:
         """A probe job through each configured runner."""
@@ -213,7 +227,9 @@ class _Examined:
         for name, section in sections.items():
             if section is not None:
                 seconds = self.asked.probe_seconds
-                yield from examine_runner(name, section, config.work_dir, self._checkpoint_path, file, seconds)
+                path = self._checkpoint_path
+                place = config.work_dir if isinstance(path, Url) else path  # from a store all is copied there first
+                yield from examine_runner(name, section, config.work_dir, place, file, seconds)
 
 
 def _proof(config: AutoEval, watch: WatchOptions) -> Iterator[Finding]:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import secrets
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
@@ -75,6 +76,7 @@ class Transfer:
         self._parallel = parallel
         self._stop = stop
         self._failed = threading.Event()
+        self._token = secrets.token_hex(4)  # another process, or thread, may be at the same files
 
     def missing(self) -> list[Wanted]:
         """What is not here yet."""
@@ -109,7 +111,7 @@ class Transfer:
     def _fetch(self, file: Wanted) -> None:
         stored, final = file.stored, self._target / file.stored.name
         final.parent.mkdir(parents=True, exist_ok=True)
-        partial = final.with_name(f".{final.name}{PARTIAL}")
+        partial = final.with_name(f".{final.name}.{self._token}{PARTIAL}")
         digest = hashlib.md5(usedforsecurity=False)
         with partial.open("wb") as stream:
             os.truncate(stream.fileno(), stored.size)

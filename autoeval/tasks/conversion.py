@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from autoeval.checkpoints import CheckpointChanged, fingerprint
 from autoeval.diagnosis.log_lines import validation_loss_at
+from autoeval.storage import StorageError, is_url
 from autoeval.tasks.converted import make_room
 from autoeval.tasks.loaded import Incoming, LoadedModel
-from autoeval.tasks.plan import EvaluationPlan
+from autoeval.tasks.plan import EvaluationPlan, TokenizerFiles
 from recorder.files import write_json
 
 if TYPE_CHECKING:
@@ -186,9 +187,9 @@ def _convert(
         raise ValueError(f"{plan.source}: a Megatron checkpoint needs a tokenizer in the configuration")
     tokenizer = TokenizerSource(
         kind=files.kind,
-        vocab_path=Path(files.vocab_path) if files.vocab_path else None,
-        merge_path=Path(files.merge_path) if files.merge_path else None,
-        path=Path(files.path) if files.path else None,
+        vocab_path=_here(files.vocab_path, files),
+        merge_path=_here(files.merge_path, files),
+        path=_here(files.path, files),
     )
 
     def before_the_first_byte(done: int, total: int) -> None:
@@ -203,6 +204,23 @@ def _convert(
         progress=before_the_first_byte,
         receiver=receiver,
     )
+
+
+def _here(path: str | None, files: TokenizerFiles) -> Path | None:
+    """A URL's copy in the cache. Raises ``StorageError`` when the store has not answered for two minutes."""
+    if not path or not is_url(path):
+        return Path(path) if path else None
+    from autoeval.storage.cached import cached_path
+
+    for seconds in (1, 4, 15, 30, 60):
+        try:
+            return cached_path(path, files.storage_options)
+        except StorageError as error:
+            if error.lasting:
+                raise
+            logger.warning("%s; again in %d s", error, seconds)
+            time.sleep(seconds)
+    return cached_path(path, files.storage_options)
 
 
 def _expected_loss(plan: EvaluationPlan) -> ExpectedLoss | None:

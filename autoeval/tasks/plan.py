@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,12 +13,14 @@ from recorder.results import CheckpointRef
 
 @dataclass(frozen=True)
 class TokenizerFiles:
-    """``kind`` is ``gpt2`` (vocab and merges), ``sentencepiece`` or ``huggingface`` (path)."""
+    """``kind`` is ``gpt2`` (vocab and merges), ``sentencepiece`` or ``huggingface`` (path). Each may be a URL, which is
+    read with ``storage_options``."""
 
     kind: Literal["gpt2", "sentencepiece", "huggingface"]
     vocab_path: str | None = None
     merge_path: str | None = None
     path: str | None = None
+    storage_options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

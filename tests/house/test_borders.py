@@ -24,10 +24,10 @@ MAY_IMPORT = {
     "openicl": {"models", "datasets"},
     "offline": set(),
     "helm": {"models", "offline"},
-    "tasks": {"log_files", "checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm", "offline"},
+    "tasks": {"log_files", "storage", "checkpoints", "convert", "diagnosis", "models", "datasets", "openicl", "helm", "offline"},
     "runners": {"tasks", "datasets", "log_files"},
     "doctor": {
-        *("config", "heartbeat", "planning", "runner_sections", "yaml_file"),
+        *("config", "heartbeat", "location", "storage", "planning", "runner_sections", "yaml_file"),
         *("checkpoints", "convert", "helm", "offline", "openicl", "runners", "tasks"),
     },
     "partitioners": {"datasets"},
