@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -114,8 +115,8 @@ def log_path(logs: Path, checkpoint: CheckpointRef, step: str) -> Path:
 
 
 def file_name(task: str) -> str:
-    """``task`` as a file name: path separators would leave the directory."""
-    return task.replace("/", "_").replace("\\", "_").lstrip(".") or "_"
+    """``task`` as a file name: path separators would leave the directory, and a line's end the line of a log."""
+    return re.sub(r"[\x00-\x1f\x7f/\\]", "_", task).lstrip(".") or "_"
 
 
 def save_plan(path: Path, plan: EvaluationPlan) -> None:
