@@ -69,6 +69,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--send-test-message", action="store_true", help="of --doctor: send one to Lark, Slack and the webhook"
     )
+    parser.add_argument(
+        "--detach", action="store_true", help="leave what runs when this ends; the next start finds it again"
+    )
     parser.add_argument("--json", action="store_true", help="--status, --doctor or --offline as JSON")
     parser.add_argument("--debug", action="store_true", help="log more")
     return parser.parse_args(arguments)

@@ -1,66 +1,17 @@
-"""What the worker is at: one checkpoint, step by step, and for how long it may be at it."""
+"""What a run's worker is at: one checkpoint."""
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-from autoeval.runner_sections import RunnerSection
+from autoeval.runners.progress import Progress
 from autoeval.watched_run import Entry, WatchedRun
-
-CONVERT = "convert"  # the step before the tasks: conversion, loading
-STARTING_SECONDS = 120.0  # a worker that was just started imports its libraries before it says anything
 
 
 @dataclass
-class AtWork:
-    """One checkpoint from its order to its last event. Times are those of ``time.monotonic``."""
+class AtWork(Progress):
+    """One checkpoint from its order to its last event."""
 
     run: WatchedRun
     entry: Entry
-    running: list[str] = field(default_factory=list)  # tasks that were started and have not ended
-    loaded: bool = False
     has_looked_ahead: bool = False  # the checkpoint after it is being converted
-    _step_began: float = field(default_factory=time.monotonic)
-    _heard: float = field(default_factory=time.monotonic)
-    _was_heard: bool = False
-
-    @property
-    def step(self) -> str:
-        """The name under which deaths of the worker are counted. Of tasks that are asked together none is to blame."""
-        return "+".join(self.running) or CONVERT
-
-    def heard(self, event: dict[str, Any]) -> None:
-        """Take note of an event of the worker."""
-        self._heard, self._was_heard = time.monotonic(), True
-        kind = event["event"]
-        if kind == "task_started":
-            self.running.append(event["task"])
-        elif kind in ("task_done", "task_failed") and event["task"] in self.running:
-            self.running.remove(event["task"])
-        elif kind == "loaded":
-            self.loaded = True
-        if kind != "alive":
-            self._step_began = self._heard
-
-    def time_left(self, limits: RunnerSection) -> float | None:
-        """Seconds until ``overdue`` may have something to say; none when it never will."""
-        ends = [end for end, _ in self._ends(limits)]
-        return min(ends) - time.monotonic() if ends else None
-
-    def overdue(self, limits: RunnerSection) -> str | None:
-        """Why the worker must be taken for hung."""
-        now = time.monotonic()
-        return next((reason for end, reason in self._ends(limits) if now >= end), None)
-
-    def _ends(self, limits: RunnerSection) -> list[tuple[float, str]]:
-        ends = []
-        if (silent := limits.heartbeat_timeout) is not None:
-            silent = silent if self._was_heard else max(silent, STARTING_SECONDS)
-            ends.append((self._heard + silent, f"gave no sign of life for {silent:g} s (runner.heartbeat_timeout)"))
-        if (longest := limits.task_time_limit) is not None:
-            # Asked together, tasks have their time together; and libraries are imported before the first event.
-            allowed = longest * max(1, len(self.running)) if self._was_heard else max(longest, STARTING_SECONDS)
-            ends.append((self._step_began + allowed, f"took more than {longest:g} s (runner.task_time_limit)"))
-        return ends

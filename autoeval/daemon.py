@@ -14,12 +14,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from autoeval.at_work import AtWork
+from autoeval.clusters import Clusters
 from autoeval.ending import side_by_side
 from autoeval.heartbeat import Doing
 from autoeval.reload import Reload, Wanted
+from autoeval.runners.cluster_worker import ClusterWorker
 from autoeval.runners.worker_process import LocalWorker
 from autoeval.signals import Signals
 from autoeval.views import Views
@@ -34,7 +37,7 @@ IDLE_WORKER_SECONDS = 60.0  # a worker holds a model library and a device: let g
 
 @dataclass(frozen=True)
 class _Message:
-    kind: str  # scan | worker | views | stop | reload | configuration
+    kind: str  # scan | copied | worker | views | stop | reload | configuration
     sender: Any = None
     content: Any = None
 
@@ -61,6 +64,7 @@ class Daemon:
         # Not queue.Queue: its put, called from a signal handler, waits for the lock that an interrupted get holds.
         self._messages: queue.SimpleQueue[_Message] = queue.SimpleQueue()
         self._worker: LocalWorker | None = None
+        self._clusters = Clusters(self._on_event_thread)
         self._current: AtWork | None = None
         self._idle_since = time.monotonic()
         self._worker_log = self.runs[0].logs / "worker.log"
@@ -87,7 +91,9 @@ class Daemon:
             self._stopping.set()
             self._heart.beat(Doing("stopping"))
             worker = self._worker
-            side_by_side(*([worker.close] if worker else []), *(self._views[run].close for run in self.runs))
+            # After a trouble of this machine jobs go on elsewhere: the next start, in a moment, takes them up again.
+            clusters = partial(self._clusters.close, leave=not in_order)
+            side_by_side(*([worker.close] if worker else []), clusters, *(self._views[run].close for run in self.runs))
             for run in self.runs:
                 run.close(keep_pins=not in_order)
             self._signals.on_stop = self._signals.on_reload = None
@@ -95,7 +101,7 @@ class Daemon:
     def _on_views_end(self, views: Views, content: Any) -> None:
         self._messages.put(_Message("views", views, content))
 
-    def _on_event_thread(self, worker: LocalWorker, event: dict[str, Any]) -> None:
+    def _on_event_thread(self, worker: LocalWorker | ClusterWorker, event: dict[str, Any]) -> None:
         self._messages.put(_Message("worker", worker, event))
 
     def _loop(self) -> int:
@@ -126,10 +132,13 @@ class Daemon:
             self._handle(message)
 
     def _begin_to_watch(self, run: WatchedRun) -> None:
+        if run.copies is not None:
+            run.copies.on_change = lambda: self._messages.put(_Message("copied", run))
         if not self.once:
             run.watcher.start()
             threading.Thread(target=self._forward_wakes, args=(run,), daemon=True).start()
         run.scan()
+        self._clusters.settle(run)
         # An earlier daemon may have been killed before its views were rebuilt, and people are told of the start.
         run.changed = bool(run.ledger.checkpoints() or run.config.channels)
 
@@ -143,14 +152,14 @@ class Daemon:
         waits = [self._heart.due_in(), *(views.retry_in() for views in self._views.values())]
         if self._worker is not None and self._current is None:
             waits.append(self._idle_since + IDLE_WORKER_SECONDS - time.monotonic())
-        if self._current is not None:
+        if self._current is not None and not self._clusters.serves(self._current.run):
             waits.append(self._current.time_left(self._current.run.config.runner))
         known = [max(0.05, wait) for wait in waits if wait is not None]
         return min(known) if known else None
 
     def _end_hung_worker(self) -> None:
         """What is killed here is tried again like any worker that died."""
-        if self._worker is None or self._current is None:
+        if self._worker is None or self._current is None or self._clusters.serves(self._current.run):
             return
         if (reason := self._current.overdue(self._current.run.config.runner)) is not None:
             self._worker.close(grace_seconds=0.0)
@@ -174,12 +183,16 @@ class Daemon:
             if message.sender not in self._views:
                 return  # it is watched no more
             message.sender.scan()
-            if message.sender.watcher.save_in_progress and self._current is None:
+            idle = self._current is None and not self._clusters.serves(message.sender)
+            if message.sender.watcher.save_in_progress and idle:
                 self._worker_at_hand()  # its imports take seconds, which the save takes too
                 self._idle_since = time.monotonic()
+        elif message.kind == "copied":
+            if message.sender in self._views:
+                message.sender.take_in_copies()
         elif message.kind == "views":
             message.sender.ended(message.content)
-        elif message.sender is self._worker:  # a former worker's last words mean nothing
+        elif message.sender is self._worker or self._clusters.has(message.sender):  # a former one's last words mean nothing
             self._on_worker_event(message.content)
         self._look_ahead()
 
@@ -187,6 +200,9 @@ class Daemon:
         if self._worker is None:
             self._worker = LocalWorker(self._on_event_thread, self._worker_log, self.runs[0].config.logs.limits)
         return self._worker
+
+    def _worker_for(self, run: WatchedRun) -> LocalWorker | ClusterWorker:
+        return self._clusters.of(run) if self._clusters.serves(run) else self._worker_at_hand()
 
     def _start_next(self) -> None:
         if self._current is not None:
@@ -202,7 +218,7 @@ class Daemon:
         plan = run.begin(entry)
         count = len(run.tasks)
         logger.info("%s iteration %d: evaluation begins (%d tasks)", entry.ref.model, entry.ref.iteration, count)
-        self._worker_at_hand().submit(plan)
+        self._worker_for(run).submit(plan)
 
     def _next(self) -> tuple[WatchedRun, Entry] | None:
         """Whose turn it is."""
@@ -214,11 +230,11 @@ class Daemon:
     def _look_ahead(self) -> None:
         """While a model is asked, the checkpoint that would be next is converted: one at a time."""
         current = self._current
-        if current is None or self._worker is None or not current.loaded or current.has_looked_ahead:
+        if current is None or not current.loaded or current.has_looked_ahead:
             return
         if (found := self._next()) is not None:
             current.has_looked_ahead = True
-            self._worker.convert_ahead(found[0].begin_ahead(found[1]))
+            self._worker_for(found[0]).convert_ahead(found[0].begin_ahead(found[1]))
 
     def _start_views(self) -> None:
         for run, views in self._views.items():
@@ -234,6 +250,8 @@ class Daemon:
             code = event["returncode"]
             self._on_worker_death(f"ended with signal {-code}" if code < 0 else f"ended with code {code}")
             return
+        if kind == "broken":
+            raise event["error"]
         if kind == "ready":
             logger.info("the worker is ready (process %d)", event["pid"])
         if self._current is None:
@@ -305,6 +323,8 @@ class Daemon:
         if self._reload.needs_no_worker and self._worker is not None:
             self._worker.close()
             self._worker = None
+        if self._reload.needs_no_worker:
+            self._clusters.close(leave=True)
         options = self._options
         for run in self._reload.make(self.runs, self._views, lambda new: WatchedRun(new.config, options, new.tasks)):
             self._views.setdefault(run, Views(run, self._on_views_end))

@@ -42,7 +42,7 @@ class LocalRunner(RunnerSection):
     process groups in slots."""
 
     type: Literal["local"] = "local"
-    num_gpus: int | None = Field(None, ge=0, description="of one worker; null: it takes what it finds")
+    num_gpus: int = Field(1, ge=0, description="of one worker in a slot; without GPUs here it runs without")
     num_cpus: int | None = Field(None, gt=0)
     minutes: int | None = Field(None, gt=0, description="of one worker's whole life")
 

@@ -15,12 +15,14 @@ from autoeval.checkpoints import (
     CheckpointVanished,
     detect_format,
     fingerprint,
+    pin_name,
     pinned,
     sweep_pins,
 )
 from autoeval.config import AutoEval
 from autoeval.order import given_up, in_turn
-from autoeval.planning import WatchOptions, evaluation_plan, iteration_directory, make_watcher, task_plan
+from autoeval.planning import WatchOptions, evaluation_plan, iteration_directory, make_copies, make_watcher, task_plan
+from autoeval.storage import StorageError
 from autoeval.tasks.converted import keep_newest, sweep
 from autoeval.tasks.plan import EvaluationPlan, log_path, save_plan
 from recorder.ledger import CheckpointRow, Ledger, TaskRow
@@ -34,13 +36,17 @@ BACKLOG = "max_backlog"  # how the reason of a checkpoint begins that was given 
 
 @dataclass
 class Entry:
-    """A checkpoint that this process has seen. ``readable`` is the pinned copy, ``pin`` what holds it."""
+    """A checkpoint that this process has seen. ``readable`` is the pinned copy, ``pin`` what holds it.
+
+    ``on_its_way``: the copy of one that lies in a store is not whole yet.
+    """
 
     checkpoint: Checkpoint
     ref: CheckpointRef
     readable: Checkpoint
     pin: contextlib.ExitStack = field(default_factory=contextlib.ExitStack)
     deaths: dict[str, int] = field(default_factory=dict)  # of the worker, by the task it was at
+    on_its_way: bool = False
     being_evaluated: bool = False
     ahead: bool = False  # it is converted, or being converted, before its turn
     finished: bool = False
@@ -55,16 +61,21 @@ class WatchedRun:
         self.tasks = tuple(tasks)
         self.task_plan = task_plan(config, options.eval_type)
         self.watcher = make_watcher(config, options)
+        self.copies = make_copies(config, self.watcher)
+        self.trouble = ""  # why nothing is known of the store
         self.entries: dict[str, Entry] = {}
         self.changed = False  # since the views were last asked for
         fresh = not self.ledger_path.exists()
         self.ledger = Ledger(self.ledger_path)
         if fresh and (taken_in := self.ledger.rebuild(config.work_dir)):
             logger.info("%s: ledger rebuilt from %d result files", config.model_name, taken_in)
-        sweep(self._directory)
+        jobs = self.ledger.jobs(config.model_name)  # that a former daemon has submitted
+        self._under_way = {row.fingerprint for row in jobs if row.state == "open"}
+        sweep(self._directory, {iteration_directory(config, row.iteration) for row in jobs})
         self._scanned = False
         self._told: dict[int, str] = {}
         self._told_to_wait = False
+        self._closing = False
 
     def take_settings(self, config: AutoEval) -> None:
         """From now on ``config`` counts. It differs in nothing that the watcher, the tasks or the ledger were made of."""
@@ -90,8 +101,11 @@ class WatchedRun:
 
     def scan(self) -> None:
         """Look at the disk; take note of, and pin, every checkpoint that is newly complete."""
-        former_pins = None if self._scanned else self._put_former_pins_aside()
         result = self.watcher.scan()
+        self.trouble = result.trouble
+        if result.trouble:
+            return
+        former_pins = None if self._scanned else self._put_former_pins_aside()
         new = [checkpoint for checkpoint in result.complete if checkpoint.fingerprint not in self.entries]
         recorded = self._recorded() if new else {}
         for checkpoint in new:
@@ -99,9 +113,40 @@ class WatchedRun:
         if former_pins is not None:
             self._go_on_with_what_a_former_daemon_knew(former_pins)
             sweep_pins(former_pins)
+            if self.copies is not None:
+                self.copies.sweep({entry.readable.path for entry in self.entries.values() if not entry.finished})
             self._scanned = True
         self._tell("is never evaluated", (*result.abandoned, *result.unsupported))
         self._give_up_what_is_too_much()
+        self._order_copies()
+
+    def _order_copies(self) -> None:
+        if self.copies is not None:
+            waiting = {entry.ref.iteration: entry for entry in self.waiting() if entry.on_its_way}
+            turns = in_turn(self.config.order, waiting, self._evaluated()) if waiting else ()
+            self.copies.want([waiting[iteration].readable for iteration in turns])
+
+    def take_in_copies(self) -> None:
+        """Note what became of copies from the store."""
+        for checkpoint, outcome in self.copies.ended() if self.copies is not None else ():
+            entry = self.entries.get(checkpoint.fingerprint)
+            if entry is None or entry.finished:
+                continue
+            told = str(outcome)
+            if outcome is None:
+                entry.on_its_way = False
+                self.ledger.set_state(entry.ref, "pinned")
+            elif isinstance(outcome, CheckpointChanged):  # the next look sees another fingerprint, or this one again
+                self.finish(entry, "missed", told)
+                del self.entries[checkpoint.fingerprint]
+            elif isinstance(outcome, CheckpointVanished):
+                self.finish(entry, "missed", told)
+            elif isinstance(outcome, (StorageError, OSError)):
+                self._tell("is not copied yet", [(entry.ref.iteration, told)])
+                self.ledger.set_state(entry.ref, "found", f"not copied yet: {told}")
+            else:
+                self.finish(entry, "failed", told)
+        self._order_copies()
 
     def _tell(self, what: str, reasons: Sequence[tuple[int, str]]) -> None:
         for iteration, reason in reasons:
@@ -114,7 +159,7 @@ class WatchedRun:
             model=checkpoint.model,
             iteration=checkpoint.iteration,
             fingerprint=checkpoint.fingerprint,
-            path=str(checkpoint.path),
+            path=checkpoint.where,
             tokens=checkpoint.tokens,
         )
         entry = Entry(checkpoint, ref, checkpoint)
@@ -142,7 +187,19 @@ class WatchedRun:
             self._tell("cannot be pinned", [(ref.iteration, str(error))])
 
     def _pin(self, entry: Entry) -> None:
-        entry.readable = entry.pin.enter_context(pinned(entry.readable, self._pins))
+        if self.copies is not None:
+            self.entries[entry.ref.fingerprint] = entry
+            entry.pin.callback(self.copies.drop, entry.readable)
+            entry.on_its_way = not self.copies.hold(entry.readable)
+            if not entry.on_its_way:
+                self.ledger.set_state(entry.ref, "pinned")
+            return
+        name = pin_name(entry.ref.model, entry.ref.iteration, entry.ref.fingerprint)
+
+        def is_read_still() -> bool:
+            return self._closing and name in self._read_by_jobs()
+
+        entry.readable = entry.pin.enter_context(pinned(entry.readable, self._pins, is_read_still))
         self.ledger.set_state(entry.ref, "pinned")
         self.entries[entry.ref.fingerprint] = entry
 
@@ -150,11 +207,18 @@ class WatchedRun:
         """What a killed daemon had pinned may be all that is left of a checkpoint: keep it until that is known."""
         aside = self._pins.with_name(f".{self.config.model_name}.former")
         aside.mkdir(parents=True, exist_ok=True)
+        read_still = self._read_by_jobs()
         if self._pins.is_dir():
             for held in self._pins.iterdir():
-                shutil.rmtree(aside / held.name, ignore_errors=True)
-                held.rename(aside / held.name)
+                if held.name not in read_still:
+                    shutil.rmtree(aside / held.name, ignore_errors=True)
+                    held.rename(aside / held.name)
         return aside
+
+    def _read_by_jobs(self) -> set[str]:
+        """Names of the pins that jobs of a cluster may be reading: they stay where they are."""
+        rows = self.ledger.jobs(self.config.model_name)
+        return {pin_name(row.model, row.iteration, row.fingerprint) for row in rows if row.state == "open"}
 
     def _go_on_with_what_a_former_daemon_knew(self, former_pins: Path) -> None:
         """Unfinished checkpoints of the ledger that are no longer where they were: pinned still, or missed."""
@@ -164,9 +228,9 @@ class WatchedRun:
                 continue
             ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
             gone = Checkpoint(row.model, row.iteration, Path(row.path), "unknown", row.fingerprint, row.tokens)
-            held = next((pin for pin in former_pins.iterdir() if _fingerprint(pin) == row.fingerprint), None)
+            held = self._held_from_before(row, former_pins)
             if held is not None and not row.superseded:
-                entry = Entry(gone, ref, replace(gone, path=held, format=detect_format(held)))
+                entry = Entry(gone, ref, replace(gone, path=held[0], format=held[1], url=row.path if self.copies else ""))
                 with contextlib.suppress(CheckpointChanged, CheckpointVanished):
                     self._pin(entry)
                     logger.info("%s iteration %d was deleted, but is pinned still", ref.model, ref.iteration)
@@ -175,6 +239,14 @@ class WatchedRun:
                 self.entries[ref.fingerprint] = entry = Entry(gone, ref, gone)
                 how = "saved again" if row.superseded else "deleted or saved again"
                 self.finish(entry, "missed", f"{row.path} was {how} before its turn, while no daemon was at work")
+
+    def _held_from_before(self, row: CheckpointRow, former_pins: Path) -> tuple[Path, str] | None:
+        """Where a former daemon's pin, or whole copy, of a checkpoint is, and its format."""
+        if self.copies is not None:
+            return self.copies.find(row.fingerprint)
+        there = self._pins / pin_name(row.model, row.iteration, row.fingerprint)
+        pin = next((pin for pin in (there, *former_pins.iterdir()) if _fingerprint(pin) == row.fingerprint), None)
+        return None if pin is None else (pin, detect_format(pin))
 
     def _give_up_what_is_too_much(self) -> None:
         waiting = {entry.ref.iteration: entry for entry in self.waiting()}
@@ -210,8 +282,11 @@ class WatchedRun:
 
     def take_next(self) -> Entry | None:
         """The checkpoint whose turn it is. Those that are lost by then are recorded as missed on the way."""
-        waiting = {entry.ref.iteration: entry for entry in self.waiting()}
-        for iteration in in_turn(self.config.order, waiting, self._evaluated()):
+        waiting = {entry.ref.iteration: entry for entry in self.waiting() if not entry.on_its_way}
+        in_order = list(in_turn(self.config.order, waiting, self._evaluated()))
+        # Jobs of a cluster that a former daemon has submitted hold what theirs need: they are waited for first.
+        in_order.sort(key=lambda iteration: waiting[iteration].ref.fingerprint not in self._under_way)
+        for iteration in in_order:
             if (lost := _lost(waiting[iteration])) is None:
                 return waiting[iteration]
             self.finish(waiting[iteration], "missed", lost)
@@ -221,6 +296,7 @@ class WatchedRun:
         """Note that ``entry`` is being evaluated; returns the plan file. Tasks that keep killing the worker are left
         out of it."""
         entry.being_evaluated = True
+        self._under_way.discard(entry.ref.fingerprint)
         self.ledger.set_state(entry.ref, "evaluating")
         skip = tuple(task for task, deaths in entry.deaths.items() if deaths >= self.config.runner.attempts)
         for task, version in self.tasks:
@@ -265,6 +341,7 @@ class WatchedRun:
         self.ledger.set_state(entry.ref, state, error)
         entry.pin.close()
         needed = [one.ref.iteration for one in self.entries.values() if one.being_evaluated or one.ahead]
+        needed += [row.iteration for row in self.ledger.jobs(self.config.model_name) if row.state == "open"]
         in_use = {iteration_directory(self.config, iteration) / "hf" for iteration in needed}
         keep_newest(self._directory, self.config.model.keep_converted, in_use)
 
@@ -290,6 +367,9 @@ class WatchedRun:
 
         A missed checkpoint is none: nothing here could help it. Nor is a save that another one has superseded.
         """
+        if self.trouble and not self._scanned:
+            logger.error("%s: %s", self.config.model_name, self.trouble)
+            return True
         rows = [row for row in self._rows() if row.fingerprint in self.entries and not row.superseded]
         return any(row.state == "failed" or (row.state != "missed" and self._failed_tasks(row)) for row in rows)
 
@@ -314,6 +394,9 @@ class WatchedRun:
         ``keep_pins`` is for a daemon that breaks off: the next start goes on with what is pinned.
         """
         self.watcher.stop()
+        if self.copies is not None:
+            self.copies.close()  # what was copied stays: the next start goes on with it
+        self._closing = True
         if keep_pins:
             with contextlib.suppress(OSError):
                 self._put_former_pins_aside()

@@ -11,7 +11,7 @@ from autoeval.checkpoints.dcp_metadata import (
     read_dcp_metadata,
 )
 from autoeval.checkpoints.layout import detect_format, fingerprint, iteration_of, read_tracker
-from autoeval.checkpoints.pin import CheckpointChanged, CheckpointVanished, pinned, sweep_pins, unchanged
+from autoeval.checkpoints.pin import CheckpointChanged, CheckpointVanished, pin_name, pinned, sweep_pins, unchanged
 from autoeval.checkpoints.readiness import Readiness, check
 from autoeval.checkpoints.settle import SettleTimes
 from autoeval.checkpoints.watch import ScanResult, Watcher
@@ -35,6 +35,7 @@ __all__ = [
     "fingerprint",
     "is_copied",
     "iteration_of",
+    "pin_name",
     "pinned",
     "plan_copy",
     "read_dcp_metadata",

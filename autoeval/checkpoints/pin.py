@@ -8,7 +8,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,25 +37,34 @@ class CheckpointChanged(Exception):
 
 
 @contextlib.contextmanager
-def pinned(checkpoint: Checkpoint, staging: Path) -> Iterator[Checkpoint]:
-    """Yield the same checkpoint under ``staging``, where retention can't reach it; remove the links afterwards.
+def pinned(checkpoint: Checkpoint, staging: Path, keep: Callable[[], bool] = lambda: False) -> Iterator[Checkpoint]:
+    """Yield the same checkpoint under ``staging``, where retention can't reach it; remove the links afterwards, unless
+    ``keep`` says then that somebody else reads them still. What is pinned there already stays as it is.
 
     Where hard links are impossible (another file system, not permitted) the original is yielded: then the reader can
     still lose it. A save in place writes into the very same files: ask ``unchanged`` after reading. Raises
     ``CheckpointVanished`` and ``CheckpointChanged``.
     """
     _verify(checkpoint)
-    name = re.sub(r"[^\w.-]", "_", checkpoint.model)
-    held = staging / f"{name}-iter_{checkpoint.iteration:07d}-{checkpoint.fingerprint[:8]}"
-    shutil.rmtree(held, ignore_errors=True)
+    held = staging / pin_name(checkpoint.model, checkpoint.iteration, checkpoint.fingerprint)
+    there = replace(checkpoint, path=held)
+    if not unchanged(there):
+        shutil.rmtree(held, ignore_errors=True)
     try:
-        yielded = replace(checkpoint, path=held) if _link_all(checkpoint.path, held) else checkpoint
+        yielded = there if held.is_dir() or _link_all(checkpoint.path, held) else checkpoint
         if not unchanged(yielded):  # what the links hold counts: the original may be gone by now
             _verify(checkpoint)
             raise CheckpointChanged(f"{checkpoint.path} changed while it was pinned")
         yield yielded
     finally:
-        shutil.rmtree(held, ignore_errors=True)
+        if not keep():
+            shutil.rmtree(held, ignore_errors=True)
+
+
+def pin_name(model: str, iteration: int, fingerprint: str) -> str:
+    """What a pinned checkpoint's directory is called: the same for every process."""
+    name = re.sub(r"[^\w.-]", "_", model)
+    return f"{name}-iter_{iteration:07d}-{fingerprint[:8]}"
 
 
 def unchanged(checkpoint: Checkpoint) -> bool:

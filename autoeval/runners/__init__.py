@@ -64,12 +64,16 @@ _SLURM = ("partition", "quotatype", "qos", "account", "gres", "extra")
 
 def queue_from(section: Mapping[str, Any]) -> Queue:
     """The queue that a ``runner`` section of evaluator.yaml names: its ``type`` (local, slurm, dlc, ray) with that
-    type's keys; all others are passed over.
+    type's keys; all others are passed over. ``local`` needs a ``directory`` for the queue's files.
 
     Raises ``ValueError`` (``QueueRefused`` is one) for what is wrong with the section or lacks on this machine,
     ``QueueError`` for a cluster that does not answer now.
     """
     kind = section.get("type", "local")
+    if kind == "local":
+        from autoeval.runners.local_queue import LocalQueue
+
+        return LocalQueue(Path(section["directory"]), tethered=not section.get("detach"))
     if kind == "slurm":
         from autoeval.runners.slurm import Slurm
         from autoeval.runners.slurm_runner import slurm_options

@@ -30,11 +30,13 @@ def keep_newest(run_directory: Path, count: int, in_use: Collection[Path]) -> No
         shutil.rmtree(path, ignore_errors=True)
 
 
-def sweep(run_directory: Path) -> None:
-    """Remove what a conversion that was killed left beside its place. Call it when none is at work."""
+def sweep(run_directory: Path, busy: Collection[Path] = ()) -> None:
+    """Remove what a conversion that was killed left beside its place. In directories that are ``busy`` one may be at work
+    still, on another machine."""
     for pattern in ("iter_*/.hf.partial-*", "iter_*/.hf.old-*"):
         for left in run_directory.glob(pattern):
-            shutil.rmtree(left, ignore_errors=True)
+            if left.parent not in busy:
+                shutil.rmtree(left, ignore_errors=True)
 
 
 def make_room(target: Path, needed: int, budget: int | None, in_use: Path | None = None) -> None:

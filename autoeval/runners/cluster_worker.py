@@ -1,0 +1,452 @@
+"""The daemon's worker on a cluster: the same orders and the same events as ``LocalWorker``, computed by jobs of a queue.
+
+A checkpoint is converted by one job; then its tasks are dealt out to as many as there are slots, each of which loads the
+model once (``autoeval.tasks.job``). What they tell is read from their event files and handed on, so the daemon need not
+know where anything ran. Jobs are in the ledger before they are submitted: a daemon that was killed takes them up again.
+One thread of this object asks the queue; a queue that does not answer is waited for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoeval.runners.arrays import End
+from autoeval.runners.jobs import JobState, QueueError
+from autoeval.runners.parts import LAST_WORDS, Batch, Part, adopted, new_batch
+from autoeval.runners.places import Bookkeeper, Place
+from autoeval.runners.progress import Limits as Times
+from autoeval.runners.progress import Progress
+from autoeval.tasks.plan import EvaluationPlan, load_plan
+from autoeval.tasks.work import existing_result, set_aside_other_saves
+from recorder.ledger import JobRow, Ledger
+
+logger = logging.getLogger(__name__)
+
+READ_SECONDS = 0.5  # between two looks at the event files
+LEAST_WAIT, GREATEST_WAIT = 0.5, 15.0  # seconds between two questions to the queue
+SILENT_END_SECONDS = 20.0  # for last words to appear on a slow network file system
+LEAVING_SECONDS = 60.0  # for jobs that have nothing left to do
+CLOSE_SECONDS = 4.0
+
+
+class Limits(Times, Protocol):
+    @property
+    def attempts(self) -> int: ...
+
+
+OnEvent = Callable[["ClusterWorker", dict[str, Any]], None]
+
+
+@dataclass(eq=False)
+class _Round:
+    """One checkpoint from its order to its last event. ``todo``: versions of the tasks without a result."""
+
+    plan: EvaluationPlan
+    todo: dict[str, str]
+    ended: set[str] = field(default_factory=set)
+    deaths: Counter[str] = field(default_factory=Counter)  # by the step at which a job was
+    conversion: Batch | None = None
+    evaluation: Batch | None = None
+    loaded: bool = False
+
+    def left(self) -> list[str]:
+        return [task for task in self.todo if task not in self.ended]
+
+
+class ClusterWorker:
+    """``deal`` gives the shares of so many tasks of a plan; ``limits.attempts`` is how often a step is begun. Events arrive
+    at ``on_event`` from a thread of this object: those of ``LocalWorker``, and ``broken`` with the ``error`` (of the
+    queue's refusal, or of the ledger) after which this object does nothing more.
+    """
+
+    def __init__(
+        self,
+        on_event: OnEvent,
+        ledger: Ledger,
+        model: str,
+        evaluation: Place,
+        conversion: Place,
+        deal: Callable[[EvaluationPlan, Sequence[str]], list[list[str]]],
+        *,
+        limits: Limits,
+    ) -> None:
+        self._on_event, self._ledger, self._model = on_event, ledger, model
+        self._place = {"evaluate": evaluation, "convert": conversion}
+        self._deal, self._limits = deal, limits
+        self._books = Bookkeeper(ledger, [evaluation, conversion])
+        self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._round: _Round | None = None
+        self._batches: list[Batch] = []
+        self._over: dict[Batch, float] = {}  # since when nobody waits for them any more
+        self._wait, self._next_look = LEAST_WAIT, 0.0
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="cluster", daemon=True)
+        self._thread.start()
+
+    def settle(self, wanted: Collection[str]) -> None:
+        """Cancel what a former daemon has submitted for checkpoints that are not ``wanted`` (fingerprints) any more."""
+        self._orders.put(lambda: self._books.cancel_others(self._ledger.jobs(self._model), wanted))
+
+    def submit(self, plan: Path) -> None:
+        """Evaluate the checkpoint of a plan file, going on with what a former daemon has submitted for it."""
+        self._orders.put(lambda: self._begin(load_plan(plan)))
+
+    def convert_ahead(self, plan: EvaluationPlan) -> None:
+        """Let the checkpoint of ``plan`` be converted while another one is evaluated."""
+        self._orders.put(lambda: self._begin_ahead(plan))
+
+    def close(self, *, leave: bool = False) -> None:
+        """End this object within some seconds: its jobs are cancelled, or with ``leave`` go on for the next start."""
+        self._orders.put(lambda: self._close(leave))
+        self._thread.join(CLOSE_SECONDS)
+        if self._thread.is_alive():
+            logger.error("the queue does not answer: %s may still run; the next start finds them", self._job_names())
+
+    # All below runs in the thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._closed:
+                busy = self._batches or self._books.to_cancel
+                with contextlib.suppress(queue.Empty):
+                    self._orders.get(timeout=READ_SECONDS if busy else None)()
+                    continue
+                self._step()
+        except Exception as error:
+            logger.debug("the cluster's thread ends", exc_info=True)
+            self._on_event(self, {"event": "broken", "error": error})
+
+    def _tell(self, event: str, **details: Any) -> None:
+        self._on_event(self, {"event": event, **details})
+
+    def _step(self) -> None:
+        self._books.cancel_some()
+        for batch in list(self._batches):
+            if self._books.submit(batch, self._place_of(batch)):
+                self._look_soon()
+            for part in batch.alive():
+                self._read(batch, part)
+        if time.monotonic() >= self._next_look:
+            self._look()
+        self._end_what_hangs()
+        self._advance()
+        self._forget_what_is_over()
+
+    def _place_of(self, batch: Batch) -> Place:
+        return batch.place or self._place[batch.stage]
+
+    def _look_soon(self) -> None:
+        self._wait, self._next_look = LEAST_WAIT, 0.0
+
+    # One checkpoint
+
+    def _begin(self, plan: EvaluationPlan) -> None:
+        set_aside_other_saves(plan)
+        known = {name: existing_result(plan, name, version) for name, version in plan.expected}
+        todo = {name: version for name, version in plan.expected if known[name] is None and name not in plan.skip}
+        current = self._round = _Round(plan, todo)
+        for name, version in plan.expected:
+            if known[name] is not None:
+                self._tell("task_done", task=name, version=version, result=str(plan.result_path(name)))
+        self._take_up(current)
+        if not todo:
+            self._finish("checkpoint_done")
+        elif current.evaluation is None and current.conversion is None:
+            if plan.format == "huggingface":
+                self._begin_evaluation()
+            else:
+                current.conversion = self._new_batch("convert", plan, [()])
+        self._look_soon()
+        self._step()
+
+    def _take_up(self, current: _Round) -> None:
+        """What is under way for this checkpoint already: submitted by a former daemon, or ahead of its turn."""
+        fingerprint = current.plan.checkpoint.fingerprint
+        tracked = {array.key for batch in self._batches for array in batch.arrays}
+        for row in self._ledger.jobs(self._model):
+            if row.fingerprint == fingerprint and row.state == "open" and row.key not in tracked:
+                self._adopt(row, current.plan)
+        for batch in self._batches:
+            if batch.plan.checkpoint.fingerprint == fingerprint and batch not in self._over:
+                setattr(current, {"convert": "conversion", "evaluate": "evaluation"}[batch.stage], batch)
+        if current.conversion is not None and current.conversion.converted:
+            self._tell("converting")
+            self._tell("converted", seconds=0.0)
+            self._batches.remove(current.conversion)
+            if current.evaluation is None and current.todo:
+                self._begin_evaluation()
+
+    def _adopt(self, row: JobRow, plan: EvaluationPlan) -> None:
+        try:
+            array, parts = adopted(Path(row.manifest))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("job %s is not taken up again: %s: %s", row.job or row.key, row.manifest, error)
+            self._books.cancel_others([row], ())
+            return
+        if any(_essence(part.order.plan) != _essence(plan) for part in parts):
+            logger.info("job %s was for another configuration: cancelled", row.job or row.key)
+            self._books.cancel_others([row], ())
+            return
+        folder = Path(row.manifest).parent
+        batch = next((one for one in self._batches if one.folder == folder), None)
+        if batch is None:
+            batch = Batch(parts[0].order.stage, plan, folder, place=self._books.place(row.runner))
+            self._batches.append(batch)
+        array.job = row.job
+        batch.arrays.append(array)
+        batch.parts += parts
+        where = f"{row.model} iteration {row.iteration}"
+        logger.info("%s: job %s of a former daemon is taken up again (%s)", where, row.job or row.key, row.stage)
+
+    def _begin_ahead(self, plan: EvaluationPlan) -> None:
+        same = [batch for batch in self._batches if batch.plan.checkpoint == plan.checkpoint]
+        if plan.format == "huggingface" or same:
+            return
+        in_use = None if self._round is None else str(self._round.plan.converted)
+        batch = self._new_batch("convert", plan, [()], in_use=in_use)
+        batch.ahead = True
+
+    def _new_batch(self, stage: Any, plan: EvaluationPlan, shares: Sequence[Sequence[str]], **how: Any) -> Batch:
+        batch = new_batch(stage, plan)
+        batch.wish(shares, **how)
+        self._batches.append(batch)
+        return batch
+
+    def _begin_evaluation(self) -> None:
+        current = self._round
+        assert current is not None
+        shares = self._deal(current.plan, current.left())
+        current.evaluation = self._new_batch("evaluate", current.plan, shares)
+        ref = current.plan.checkpoint
+        logger.info("%s iteration %d: %d tasks in %d jobs", ref.model, ref.iteration, len(current.todo), len(shares))
+
+    def _advance(self) -> None:
+        current = self._round
+        if current is None or current.evaluation is None:
+            return
+        if not current.left():
+            self._finish("checkpoint_done")
+        elif not current.evaluation.alive() and not current.evaluation.wishes:
+            # All have said that they are done: what is left was claimed by somebody who is gone.
+            current.deaths["left over"] += 1
+            for part in current.evaluation.parts:
+                part.claims.release(current.left())
+            if current.deaths["left over"] < self._limits.attempts:
+                current.evaluation.wish([current.left()])
+                return
+            for task in current.left():
+                self._fail(task, "no job has evaluated it, though all ended well", current.evaluation.parts[-1])
+
+    def _finish(self, event: str, **details: Any) -> None:
+        current, self._round = self._round, None
+        assert current is not None
+        for batch in (current.conversion, current.evaluation):
+            if batch is not None and batch in self._batches:
+                self._over[batch] = time.monotonic()
+                batch.wishes.clear()
+                # Who has begun finds nothing left to do and ends by itself, unless all is to be broken off.
+                idle = [part for part in batch.alive() if event != "checkpoint_done" or part.progress is None]
+                self._books.cancel(idle, self._place_of(batch))
+        self._tell(event, **details)
+
+    # What jobs tell
+
+    def _read(self, batch: Batch, part: Part) -> None:
+        for event in part.tail.read():
+            if event["event"] == "ready" or part.progress is None:
+                part.progress = Progress()
+            part.progress.heard(event)
+            if event["event"] in LAST_WORDS:
+                part.last_word, part.ended = event["event"], True
+            self._on_event_of(batch, part, event)
+
+    def _on_event_of(self, batch: Batch, part: Part, event: dict[str, Any]) -> None:
+        current, kind = self._round, event["event"]
+        if current is None or batch not in (current.conversion, current.evaluation):
+            batch.converted = batch.converted or (batch.stage == "convert" and kind == "checkpoint_done")
+        elif kind == "checkpoint_missed":
+            self._finish(kind, error=event["error"], log=event["log"])
+        elif kind == "checkpoint_failed":
+            self._on_failure(batch, part, event)
+        elif batch.stage == "convert":
+            if kind in ("converting", "converted"):
+                self._on_event(self, event)
+            elif kind == "checkpoint_done" and current.evaluation is None:
+                batch.converted = True
+                self._begin_evaluation()
+        elif kind == "loaded" and not current.loaded:
+            current.loaded = True
+            self._ledger.remember(load_seconds_key(self._model), str(event.get("seconds", 0.0)))
+            self._on_event(self, event)
+        elif kind in ("task_started", "task_done", "task_failed") and event["task"] in current.left():
+            if kind != "task_started":
+                current.ended.add(event["task"])
+            self._on_event(self, event)
+
+    def _on_failure(self, batch: Batch, part: Part, event: dict[str, Any]) -> None:
+        """A job says itself that it cannot: its model cannot be converted or loaded."""
+        if batch.ahead:  # there was less room while another one was in use
+            current = self._round
+            assert current is not None
+            current.conversion = self._new_batch("convert", current.plan, [()])
+        elif event.get("again"):
+            self._on_death(batch, part, event["error"], again=True)
+        else:
+            self._finish("checkpoint_failed", error=event["error"], log=event["log"])
+
+    # What the queue says
+
+    def _look(self) -> None:
+        for batch in list(self._batches):
+            submitted = [part for part in batch.alive() if part.member.array and part.member.array.job]
+            if not submitted:
+                continue
+            try:
+                arrays = self._place_of(batch).arrays()
+            except QueueError:
+                continue  # told by who submits
+            for member, state in arrays.look([part.member for part in submitted]):
+                part = batch.part_of(member)
+                if part.ended:
+                    continue
+                if state.kind == "running" and part.progress is None:
+                    part.progress = Progress()
+                if (end := arrays.end_of(member, state)) is not None:
+                    self._on_end(batch, part, end, state)
+        self._next_look = time.monotonic() + self._wait
+        self._wait = min(1.5 * self._wait, GREATEST_WAIT)
+
+    def _on_end(self, batch: Batch, part: Part, end: End, state: JobState) -> None:
+        """A job is over that has not said its last word, as far as was read."""
+        self._read(batch, part)
+        if part.ended:
+            return
+        if part.unwanted:
+            part.ended = True
+        elif part.doomed:
+            self._on_death(batch, part, f"{part.doomed} and was cancelled", again=True)
+        elif end.code == 0:
+            part.silent_since = part.silent_since or time.monotonic()
+            if time.monotonic() - part.silent_since > SILENT_END_SECONDS:
+                self._on_death(batch, part, "ended without a word", again=True)
+        else:
+            self._on_death(batch, part, end.why or f"ended with code {end.code}", again=end.again)
+
+    def _end_what_hangs(self) -> None:
+        for batch in self._batches:
+            for part in batch.alive():
+                if part.progress is None or part.doomed or part.unwanted:
+                    continue
+                if (reason := part.progress.overdue(self._limits)) is not None:
+                    part.doomed = reason
+                    self._books.stop(part, self._place_of(batch))
+                    self._look_soon()
+
+    def _on_death(self, batch: Batch, part: Part, why: str, *, again: bool) -> None:
+        """A job ended before its work: what was running is to blame, what was not begun goes on elsewhere."""
+        part.ended = True
+        current = self._round
+        if current is None or batch not in (current.conversion, current.evaluation):
+            return
+        step = part.progress.step if part.progress else "start"
+        running = [task for task in (part.progress.running if part.progress else []) if task in current.left()]
+        current.deaths[step] += 1
+        times = current.deaths[step]
+        error = f"job {part.member.element}: {why} during '{step}' ({times} times; log: {part.member.log})"
+        logger.error("%s iteration %d: %s", self._model, current.plan.checkpoint.iteration, error)
+        last = not again or times >= self._limits.attempts
+        if batch.stage == "convert":
+            if last:
+                self._finish("checkpoint_failed", error=error, log=str(part.member.log))
+            else:
+                batch.wish([()])
+            return
+        claims = part.claims
+        rest = [task for task in current.left() if task in part.order.mine or claims.holder(task) == claims.owner]
+        rest = [task for task in rest if claims.may_be_taken(task)]
+        others = [other for other in batch.alive() if not other.doomed]
+        if last and (len(running) == 1 or not again):
+            for task in running:
+                self._fail(task, error, part)
+        elif last and not running and not others:
+            claims.release(rest)
+            self._finish("checkpoint_failed", error=error, log=str(part.member.log))
+            return
+        rest = [task for task in rest if task not in current.ended]
+        claims.release(rest)
+        if not again and not others:
+            for task in rest:
+                self._fail(task, error, part)
+        elif again and rest and not (last and not running):
+            # Of several that were asked together each is tried by itself, to find the one that is to blame.
+            batch.wish([rest], together=len(running) <= 1)
+
+    def _fail(self, task: str, error: str, part: Part) -> None:
+        current = self._round
+        assert current is not None
+        current.ended.add(task)
+        self._tell("task_failed", task=task, version=current.todo[task], error=error, log=str(part.member.log))
+
+    # Ends
+
+    def _forget_what_is_over(self) -> None:
+        for batch in list(self._batches):
+            for array in list(batch.arrays):
+                if all(part.ended for part in batch.parts if part.member.array is array):
+                    batch.arrays.remove(array)
+                    self._books.ended(array)
+            since = self._over.get(batch)
+            if since is not None and time.monotonic() - since > LEAVING_SECONDS:
+                self._books.cancel([part for part in batch.alive() if not part.unwanted], self._place_of(batch))
+            done = not batch.arrays and not batch.wishes
+            kept = self._round is not None and batch in (self._round.conversion, self._round.evaluation)
+            if done and not kept and not (batch.ahead and batch.converted and since is None):
+                self._batches.remove(batch)
+                self._over.pop(batch, None)
+
+    def _close(self, leave: bool) -> None:
+        self._closed = True
+        for batch in self._batches:
+            for part in batch.alive():
+                self._read(batch, part)
+        self._round = None
+        self._forget_what_is_over()
+        if not self._batches:
+            return
+        if leave:
+            logger.info("%s: left to go on; the next start finds them", self._job_names())
+            return
+        logger.info("cancelling %s", self._job_names())
+        for batch in self._batches:
+            self._books.cancel(batch.alive(), self._place_of(batch))
+        deadline = time.monotonic() + CLOSE_SECONDS - 1.5
+        while self._batches and time.monotonic() < deadline:
+            self._look()
+            for batch in self._batches:
+                batch.wishes.clear()
+                batch.ahead = False
+            self._forget_what_is_over()
+            time.sleep(0.2)
+
+    def _job_names(self) -> str:
+        jobs = [array.job or array.key for batch in self._batches for array in batch.arrays]
+        return f"job {', '.join(jobs)}" if jobs else "no job"
+
+
+def load_seconds_key(model: str) -> str:
+    """Under which the ledger remembers what loading a model took."""
+    return f"load_seconds/{model}"
+
+
+def _essence(plan: EvaluationPlan) -> EvaluationPlan:
+    """What must be the same for a job's results to be what is wanted."""
+    return replace(plan, skip=(), together=True, logs="")
