@@ -215,7 +215,10 @@ def _served_name(base: str) -> str:
     key = os.environ.get("OPENAI_API_KEY")
     try:
         answer = requests.get(
-            f"{base}/models", headers={"Authorization": f"Bearer {key}"} if key else {}, timeout=_SERVER_SECONDS
+            f"{base}/models",
+            headers={"Authorization": f"Bearer {key}"} if key else {},
+            timeout=_SERVER_SECONDS,
+            allow_redirects=False,
         )
         answer.raise_for_status()
         listed: Mapping[str, Any] = answer.json()
