@@ -96,7 +96,7 @@ def _end_with_all_that_was_started() -> None:
 
 
 def _end_with_input() -> None:
-    while sys.stdin.buffer.read(4096):
+    while os.read(0, 4096):  # not through sys.stdin: its lock would be held when the interpreter ends
         pass
     _end_with_all_that_was_started()
 
