@@ -253,8 +253,8 @@ class ClusterWorker:
             if batch is not None and batch in self._batches:
                 self._over[batch] = time.monotonic()
                 batch.wishes.clear()
-                # Who has begun finds nothing left to do and ends by itself, unless all is to be broken off.
-                idle = [part for part in batch.alive() if event != "checkpoint_done" or part.progress is None]
+                # Who has a model loaded finds nothing left to do and ends by itself, unless all is to be broken off.
+                idle = [one for one in batch.alive() if event != "checkpoint_done" or not one.has_loaded()]
                 self._books.cancel(idle, self._place_of(batch))
         self._tell(event, **details)
 

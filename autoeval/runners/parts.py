@@ -38,6 +38,9 @@ class Part:
     def whole(self) -> bool:
         return self.last_word == "checkpoint_done"
 
+    def has_loaded(self) -> bool:
+        return self.progress is not None and self.progress.loaded
+
     @property
     def claims(self) -> Claims:
         return Claims(Path(self.order.claims), self.order.owner)
