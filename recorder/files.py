@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,25 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     file, if any, is still there untouched.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    encoded = content.encode("utf-8") if isinstance(content, str) else content
+    write_together(path.parent, {path.name: content})
+
+
+def write_together(directory: Path, contents: Mapping[str, str | bytes]) -> None:
+    """``write_atomic`` of several files of one directory, which is synced once, after the last of them.
+
+    Each file is whole or not there; which of them are there after a crash is not certain before this returns.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in contents.items():
+        _write_and_rename(directory / name, content.encode("utf-8") if isinstance(content, str) else content)
+    sync_directory(directory)
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     try:
         with os.fdopen(descriptor, "wb") as stream:
-            stream.write(encoded)
+            stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(temporary).chmod(0o666 & ~_umask())  # mkstemp makes 0600; results are for the whole team to read
@@ -29,7 +43,6 @@ def write_atomic(path: Path | str, content: str | bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_directory(path.parent)
 
 
 def write_json(path: Path | str, value: Any, *, indent: int | None = 1) -> None:

@@ -11,11 +11,14 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, TracebackType
+from typing import TypeVar
 
 _LOGGER = logging.getLogger("autoeval.helm")
+
+_Result = TypeVar("_Result")
 
 
 class _LogStream(io.TextIOBase):
@@ -60,72 +63,72 @@ class _Expired(BaseException):
     """Raised by the alarm. Not an ``Exception``: HELM catches those, waits and tries again."""
 
 
-@contextlib.contextmanager
-def time_limit(seconds: float | None, what: str) -> Iterator[None]:
-    """Raise ``HelmTimeoutError`` when the block runs longer than ``seconds`` (``None``: no limit).
+def limited(seconds: float | None, what: str, work: Callable[[], _Result], *, shown: float | None = None) -> _Result:
+    """What ``work`` returns. Raises ``HelmTimeoutError`` when it takes longer than ``seconds`` (``None``: no limit).
+
+    ``shown``: the limit that the message tells, when ``seconds`` is what is left of it.
 
     In the main thread an interval timer interrupts even a loop that never ends. In another thread the exception is
     sent to the thread (CPython), and arrives when the C function it is in, if any, returns.
+
+    This is no context manager: an interruption comes between any two instructions, also those that leave a ``with``
+    block, and there nobody would catch it.
     """
     if seconds is None:
-        yield
-    elif threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM"):
-        with _alarm(seconds, what):
-            yield
-    else:
-        with _thread_limit(seconds, what):
-            yield
+        return work()
+    in_main_thread = threading.current_thread() is threading.main_thread() and hasattr(signal, "SIGALRM")
+    try:
+        return (_by_alarm if in_main_thread else _by_timer)(seconds, work)
+    except _Expired:
+        raise HelmTimeoutError(f"{what}: not finished after {shown or seconds:g} s, the limit for one run") from None
 
 
-@contextlib.contextmanager
-def _thread_limit(seconds: float, what: str) -> Iterator[None]:
-    target, lock, finished = threading.get_ident(), threading.Lock(), False
+def _by_timer(seconds: float, work: Callable[[], _Result]) -> _Result:
+    target, lock, finished, sent = threading.get_ident(), threading.Lock(), False, False
 
     def expire() -> None:
+        nonlocal sent
         with lock:
             if not finished:
+                sent = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(target), ctypes.py_object(_Expired))
 
     timer = threading.Timer(seconds, expire)
     timer.daemon = True
-    timer.start()
     try:
-        try:
-            yield
-        finally:
-            timer.cancel()
-            with lock:
-                finished = True
-    except _Expired:
-        raise HelmTimeoutError(_late(what, seconds)) from None
+        timer.start()
+        return work()
+    finally:
+        timer.cancel()
+        with lock:
+            finished = True
+        if sent:  # and not raised yet: it is taken back
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(target), None)
 
 
-@contextlib.contextmanager
-def _alarm(seconds: float, what: str) -> Iterator[None]:
+def _by_alarm(seconds: float, work: Callable[[], _Result]) -> _Result:
     armed = True
 
     def expire(signal_number: int, frame: FrameType | None) -> None:
+        nonlocal armed
         if armed:
+            armed = False
             raise _Expired
 
     previous_handler = signal.signal(signal.SIGALRM, expire)
     started = time.monotonic()
-    outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+    outer = interval = 0.0
     try:
-        yield
-        armed = False
-    except _Expired:
-        raise HelmTimeoutError(_late(what, seconds)) from None
+        try:
+            outer, interval = signal.setitimer(signal.ITIMER_REAL, seconds)
+            return work()
+        finally:
+            armed = False
     finally:
-        armed = False
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous_handler)
         if outer:  # somebody else's timer was running: it goes on
             signal.setitimer(signal.ITIMER_REAL, max(outer - (time.monotonic() - started), 0.001), interval)
-
-
-def _late(what: str, seconds: float) -> str:
-    return f"{what}: not finished after {seconds:g} s, the limit for one run"
 
 
 @contextlib.contextmanager

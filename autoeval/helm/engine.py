@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from helm.common.request import GeneratedOutput, Request, RequestResult, Token
 
+from autoeval.helm.tokens import prompt_ids
 from autoeval.models.requests import GenerationRequest, LanguageModel, LoglikelihoodRequest
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -23,7 +24,9 @@ def answer(model: LanguageModel, requests: Sequence[Request], *, needs_logprobs:
     ``needs_logprobs``: also when the model tells no log-probabilities of what it generates, and scores depend on them.
     """
     started = time.time()
-    prompts = [_encode(model, request) for request in requests]
+    for request in requests:
+        _refuse_what_is_no_text(request)
+    prompts = prompt_ids(model.tokenizer, [request.prompt for request in requests])
     echoes = _echo(model, requests, prompts)
     generated = _generate(model, requests, prompts)
     if needs_logprobs and any(ids and not logprobs for several in generated for _, ids, logprobs, _ in several):
@@ -50,11 +53,9 @@ def answer(model: LanguageModel, requests: Sequence[Request], *, needs_logprobs:
     return results
 
 
-def _encode(model: LanguageModel, request: Request) -> tuple[int, ...]:
-    """The prompt's token ids, with the special tokens that the tokenizer adds itself (Llama's BOS)."""
+def _refuse_what_is_no_text(request: Request) -> None:
     if request.embedding or request.multimodal_prompt is not None or request.messages:
         raise ValueError("a request for embeddings, images or chat messages; this engine completes text")
-    return tuple(model.tokenizer(request.prompt)["input_ids"])
 
 
 def _echo(

@@ -16,7 +16,7 @@ from helm.benchmark.adaptation.request_state import RequestState
 from helm.benchmark.scenarios.scenario import Input, Instance, Output, Reference
 from helm.common.request import Request
 
-_ATOMS = (str, int, float, bool, type(None))
+_ATOMS = frozenset((str, int, float, bool, type(None)))
 # What an instance seldom has and only HELM's own reader knows.
 _RARE = {"perturbation", "contrast_inputs", "contrast_references"}
 
@@ -36,7 +36,7 @@ class Plain:
         if kind in _ATOMS:
             return value
         if kind is list or kind is tuple:
-            return [self(one) for one in value]
+            return [one if type(one) in _ATOMS else self(one) for one in value]
         if kind is dict:
             return {key: self(one) for key, one in value.items()}
         if kind is Instance:
@@ -52,8 +52,12 @@ class Plain:
             if not dataclasses.is_dataclass(kind):
                 return value  # json says what it thinks of it
             names = self._fields[kind] = tuple(field.name for field in dataclasses.fields(kind))
-        pairs = ((name, getattr(value, name)) for name in names)
-        return {name: self(one) for name, one in pairs if one is not None}
+        mapping = {}
+        for name in names:
+            one = getattr(value, name)
+            if one is not None:
+                mapping[name] = one if type(one) in _ATOMS else self(one)
+        return mapping
 
 
 def instances_from(raw: Sequence[dict[str, Any]]) -> list[Instance]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from array import array
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -32,12 +33,13 @@ from helm.common.general import asdict_without_nones
 from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain, instances_from, pack_states, unpack_states
 from autoeval.helm.spec import helm_version
+from autoeval.helm.tokens import fingerprint, prompt_ids, prompt_kind, table_of
 from recorder.files import write_atomic
 
 if TYPE_CHECKING:
     from helm.benchmark.runner import Runner
 
-FORMAT = 2
+FORMAT = 3
 
 
 def instances_file(output_path: Path, scenario: str, arguments: dict[str, Any]) -> Path:
@@ -70,11 +72,13 @@ def build_request_states(runner: Runner, spec: RunSpec, scenario: Scenario) -> l
 
 
 class PromptStore:
-    """Request states on disk under ``<output_path>/prompts``. A file that cannot be used is as good as none."""
+    """Request states and their prompts' token ids, on disk under ``<output_path>/prompts``.
+
+    A file that cannot be used is as good as none.
+    """
 
     def __init__(self, output_path: Path) -> None:
         self.output_path = output_path
-        self._fingerprints: dict[int, str] = {}
 
     def load(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> list[RequestState] | None:
         """The kept states with the model of ``spec`` filled in; ``None`` when there are none for just this run."""
@@ -85,18 +89,25 @@ class PromptStore:
             stamp, _, packed = path.read_text(encoding="utf-8").partition("\n")
             if stamp != self._stamp(spec, scenario):
                 return None
-            return unpack_states(json.loads(packed), spec.adapter_spec.model, spec.adapter_spec.model_deployment)
-        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError):
+            content = json.loads(packed)
+            states = unpack_states(content, spec.adapter_spec.model, spec.adapter_spec.model_deployment)
+            table, kind = table_of(tokenizer), prompt_kind(tokenizer)
+            for state, ids in zip(states, content["prompt_ids"], strict=True):
+                table.keep(kind, state.request.prompt, array("i", ids))
+            return states
+        except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
             return None
 
     def store(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any, states: list[RequestState]) -> None:
         path = self._path(spec, scenario, window, tokenizer)
         if path is not None and all(map(_is_text, states)):
-            write_atomic(path, f"{self._stamp(spec, scenario)}\n{json.dumps(pack_states(states))}")
+            content = pack_states(states)
+            content["prompt_ids"] = prompt_ids(tokenizer, [state.request.prompt for state in states])
+            write_atomic(path, f"{self._stamp(spec, scenario)}\n{json.dumps(content)}")
 
     def _path(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> Path | None:
-        fingerprint = self._fingerprint(tokenizer)
-        if fingerprint is None:
+        its = fingerprint(tokenizer)
+        if its is None:  # whether the next checkpoint has the same cannot be told
             return None
         adapter = replace(spec.adapter_spec, model="", model_deployment="")
         content = {
@@ -105,23 +116,11 @@ class PromptStore:
             "adapter": asdict_without_nones(adapter),
             "augmenter": asdict_without_nones(spec.data_augmenter_spec),
             "window": window,
-            "tokenizer": fingerprint,
+            "tokenizer": its,
             "helm": helm_version(),
         }
         digest = hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:24]
         return self.output_path / "prompts" / f"{scenario.name}-{digest}.json"
-
-    def _fingerprint(self, tokenizer: Any) -> str | None:
-        """A hash of the tokenizer itself; ``None`` for one without a serialized form (its prompts are not kept)."""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        if id(tokenizer) not in self._fingerprints:
-            content = (
-                f"{backend.to_str()}{tokenizer.special_tokens_map}{tokenizer.num_special_tokens_to_add(pair=False)}"
-            )
-            self._fingerprints[id(tokenizer)] = hashlib.sha256(content.encode()).hexdigest()
-        return self._fingerprints[id(tokenizer)]
 
     def _stamp(self, spec: RunSpec, scenario: Scenario) -> str:
         """A hash of the names, sizes and times of the files the instances come from."""

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -17,17 +15,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from autoeval.helm.contained import HelmTimeoutError, missing_file, own_randomness, quiet, time_limit
-from autoeval.helm.registration import helm_model_name, registered, usable_window
-from autoeval.helm.results import HelmResultError, RunRecord, mean_statistic, read_run, read_scores
-from autoeval.helm.spec import HARNESS_VERSION, HelmTask, helm_version, with_model
+from autoeval.helm.contained import HelmTimeoutError, missing_file, quiet
+from autoeval.helm.registration import helm_model_name, registered
+from autoeval.helm.results import RunRecord, mean_statistic, read_run, read_scores
+from autoeval.helm.runs import Runs
+from autoeval.helm.spec import HelmTask
 from autoeval.models.requests import LanguageModel
 from autoeval.offline.environment import offline
-from recorder.files import write_json
 from recorder.results import Item, Score
 
 _LOGGER = logging.getLogger("autoeval.helm")
-_RECEIPT = "autoeval.json"  # written last into a run directory: the run is complete, and this is what it ran
 
 
 class HelmRunError(RuntimeError):
@@ -60,26 +57,19 @@ def run_helm_task(
     name = helm_model_name(model_name)
     started = time.monotonic()
     cost_before = dataclasses.replace(model.cost)
-    counts = {"runs": 0.0, "runs_reused": 0.0, "max_tokens_capped": 0.0, "prompts_reused": 0.0}
-    directories: list[Path] = []
-    failures: list[str] = []
     with offline(*_host(model)), quiet(), registered(model, name=name):
         with _benchmark_output(output_path):
             _use_nltk_data(output_path)
-            runner = _runner(output_path, suite)
-            for entry in task.entries:
-                try:
-                    directories += _run_entry(runner, entry, task, model, name, seconds_limit, counts)
-                except Exception as error:
-                    _LOGGER.warning("HELM entry %s failed", entry, exc_info=True)
-                    failures.append(_reason(entry, error, output_path))
-        if failures:
+            made = Runs(_runner(output_path, suite), task, model, name, seconds_limit)
+            made.complete()
+        if made.failures:
+            reasons = "; ".join(_reason(entry, error, output_path) for entry, error in made.failures.items())
             raise HelmRunError(
-                f"{task.name}: {len(failures)} of {len(task.entries)} HELM entries failed: " + "; ".join(failures)
+                f"{task.name}: {len(made.failures)} of {len(task.entries)} HELM entries failed: {reasons}"
             )
-        runs = [read_run(directory) for directory in directories]
+        runs = [read_run(directory) for directory in made.directories]
         scores, items = read_scores(runs, task.metrics)
-        cost = {**counts, **_cost(cost_before, model), **_prompt_statistics(runs)}
+        cost = {**made.counts, **_cost(cost_before, model), **_prompt_statistics(runs)}
     cost["seconds"] = time.monotonic() - started
     return HelmOutcome(scores, items, cost)
 
@@ -132,73 +122,6 @@ def _runner(output_path: Path, suite: str) -> Any:
         skip_completed_runs=False,  # HELM looks only whether files exist; the receipt knows more
         exit_on_error=True,
     )
-
-
-def _run_entry(
-    runner: Any,
-    entry: str,
-    task: HelmTask,
-    model: LanguageModel,
-    name: str,
-    seconds_limit: float | None,
-    counts: dict[str, float],
-) -> list[Path]:
-    """Run what one run entry expands to; the run directories."""
-    from helm.benchmark.presentation.run_entry import RunEntry
-    from helm.benchmark.run import run_entries_to_run_specs
-
-    from autoeval.helm.rouge import with_computable_metrics
-    from autoeval.helm.runner import fit
-
-    with own_randomness(), time_limit(seconds_limit, entry):
-        specs = run_entries_to_run_specs(
-            [RunEntry(description=with_model(entry, name), priority=1, groups=None)],
-            max_eval_instances=task.eval_instances,
-            num_train_trials=task.num_train_trials,
-        )
-    if not specs:
-        raise HelmResultError(f"HELM makes no run of {entry!r}")
-    directories = []
-    for spec in specs:
-        fitted = fit(spec, usable_window(model))
-        counts["max_tokens_capped"] += fitted is not spec
-        # HELM writes where this method says; a run spec's name is its directory, and must not lead out of it.
-        spec = dataclasses.replace(with_computable_metrics(fitted), name=spec.name.replace("/", "_"))
-        directory = Path(runner._get_run_path(spec))
-        digest = _digest(spec, model)
-        counts["runs"] += 1
-        if _receipt_digest(directory) == digest:
-            counts["runs_reused"] += 1
-        else:
-            (directory / _RECEIPT).unlink(missing_ok=True)
-            with own_randomness(), time_limit(seconds_limit, spec.name):
-                reused = runner.prompts_reused
-                runner.run_one(spec)
-                counts["prompts_reused"] += runner.prompts_reused - reused
-            write_json(directory / _RECEIPT, {"digest": digest, "helm": helm_version(), "model": name})
-        directories.append(directory)
-    return directories
-
-
-def _digest(spec: Any, model: LanguageModel) -> str:
-    """A hash of what the run's results depend on besides the weights (these are in the model's unique name)."""
-    from helm.common.general import asdict_without_nones
-
-    content = {
-        "spec": asdict_without_nones(spec),
-        "window": usable_window(model),
-        "helm": helm_version(),
-        "harness": HARNESS_VERSION,
-    }
-    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()
-
-
-def _receipt_digest(directory: Path) -> str | None:
-    try:
-        content = json.loads((directory / _RECEIPT).read_text(encoding="utf-8"))
-        return content["digest"]
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, KeyError, TypeError):
-        return None  # no receipt, or not one: the run is made again
 
 
 def _reason(entry: str, error: Exception, output_path: Path) -> str:

@@ -15,7 +15,8 @@ import json
 import logging
 import threading
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,10 @@ from autoeval.helm.engine import answer
 from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain
 from autoeval.helm.prompts import PromptStore, build_request_states
+from autoeval.helm.tokens import prompt_ids
 from autoeval.models.requests import LanguageModel
-from recorder.files import write_atomic
+from autoeval.models.trie import Walk, key_of
+from recorder.files import write_together
 
 _LOGGER = logging.getLogger("autoeval.helm")
 
@@ -99,15 +102,39 @@ class BulkExecutor(Executor):
     """Executes a ``ScenarioState`` by answering all its requests together."""
 
     def execute(self, scenario_state: ScenarioState) -> ScenarioState:
-        states = scenario_state.request_states
+        return self.execute_together([scenario_state])[0]
+
+    def execute_together(self, scenario_states: Sequence[ScenarioState]) -> list[ScenarioState]:
+        """Several runs of one model in one call, which computes once what their prompts share."""
+        states = [state for one in scenario_states for state in one.request_states]
         if not states or self.execution_spec.dry_run:
-            return scenario_state
+            return list(scenario_states)
         with _LOCK:
-            model = engine_of(scenario_state.adapter_spec.model_deployment)
-            ranks = scenario_state.adapter_spec.method == ADAPT_RANKING_BINARY
-            results = answer(model, [state.request for state in states], needs_logprobs=ranks)
-        answered = [replace(state, result=result) for state, result in zip(states, results, strict=True)]
-        return replace(scenario_state, request_states=answered)
+            model = engine_of(scenario_states[0].adapter_spec.model_deployment)
+            ranks = any(one.adapter_spec.method == ADAPT_RANKING_BINARY for one in scenario_states)
+            results = iter(answer(model, [state.request for state in states], needs_logprobs=ranks))
+        return [
+            replace(one, request_states=[replace(state, result=next(results)) for state in one.request_states])
+            for one in scenario_states
+        ]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to be asked: ``state`` has its requests."""
+
+    spec: RunSpec
+    scenario: Scenario
+    state: ScenarioState
+
+    @property
+    def computed_tokens(self) -> int:
+        """Tokens that the model computes for it, at most: those of its prompts' trie, and of the completions."""
+        requests = [state.request for state in self.state.request_states]
+        tokenizer = engine_of(self.state.adapter_spec.model_deployment).tokenizer
+        keys = {key_of(ids) for ids in prompt_ids(tokenizer, [request.prompt for request in requests])}
+        grown = sum(request.max_tokens * request.num_completions for request in requests)
+        return grown + (Walk(list(keys)).size if keys else 0)
 
 
 class BulkRunner(Runner):
@@ -123,35 +150,39 @@ class BulkRunner(Runner):
         self.prompts_reused = 0
 
     def run_one(self, run_spec: RunSpec) -> None:
-        # Not above: HELM imports ``EngineClient`` in a thread, and this brings a module that sets a signal's handler.
-        from autoeval.helm.rouge import with_computable_metrics
-
-        run_spec = with_computable_metrics(fit(run_spec, _window(run_spec)))
         if self.dry_run or self.skip_instances or self.cache_instances_only:
-            super().run_one(run_spec)  # no model is asked
+            super().run_one(_usable(run_spec))  # no model is asked
             return
-        path = self._get_run_path(run_spec)
-        if self.skip_completed_runs and self._is_run_completed(path):
+        if self.skip_completed_runs and self._is_run_completed(self._get_run_path(run_spec)):
             return
+        prepared = self.prepare(run_spec)
+        self.finish(prepared, self.executor.execute(prepared.state))
+
+    def prepare(self, run_spec: RunSpec) -> Prepared:
+        """The run with its prompts. Raises what HELM raises when its data are missing."""
+        run_spec = _usable(run_spec)
         scenario = create_scenario(run_spec.scenario_spec)
+        states = self._request_states(run_spec, scenario)
         state = ScenarioState(
-            adapter_spec=run_spec.adapter_spec,
-            request_states=self._request_states(run_spec, scenario),
-            annotator_specs=run_spec.annotators,
+            adapter_spec=run_spec.adapter_spec, request_states=states, annotator_specs=run_spec.annotators
         )
-        state = self.annotator_executor.execute(self.executor.execute(state))
-        stats, per_instance = self._measure(run_spec, state)
+        return Prepared(run_spec, scenario, state)
+
+    def finish(self, prepared: Prepared, answered: ScenarioState) -> None:
+        """Measure and write the run directory."""
+        state = self.annotator_executor.execute(answered)
+        stats, per_instance = self._measure(prepared.spec, state)
         contents: dict[str, Any] = {
-            "run_spec": run_spec,
-            "scenario": scenario,
+            "run_spec": prepared.spec,
+            "scenario": prepared.scenario,
             "scenario_state": state,
             "stats": remove_stats_nans(stats),
             "per_instance_stats": remove_per_instance_stats_nans(per_instance),
         }
         plain = Plain()
-        for name, content in contents.items():
-            # Without indentation: with it, json falls back to Python code that takes longer than the metrics.
-            write_atomic(Path(path) / f"{name}.json", json.dumps(plain(content)))
+        # Without indentation: with it, json falls back to Python code that takes longer than the metrics.
+        files = {f"{name}.json": json.dumps(plain(content)) for name, content in contents.items()}
+        write_together(Path(self._get_run_path(prepared.spec)), files)
 
     def _request_states(self, run_spec: RunSpec, scenario: Scenario) -> list[RequestState]:
         deployment = run_spec.adapter_spec.model_deployment
@@ -179,6 +210,14 @@ class BulkRunner(Runner):
             if count > 1:
                 _LOGGER.warning("%s: %d statistics are called %s", run_spec.name, count, name)
         return stats, per_instance
+
+
+def _usable(spec: RunSpec) -> RunSpec:
+    """``spec`` with a length and metrics that can be had."""
+    # Not above: HELM imports ``EngineClient`` in a thread, and this brings a module that sets a signal's handler.
+    from autoeval.helm.rouge import with_computable_metrics
+
+    return with_computable_metrics(fit(spec, _window(spec)))
 
 
 def _window(spec: RunSpec) -> int:

@@ -17,6 +17,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from autoeval.helm.data_files import DataFile, all_files
@@ -57,13 +58,26 @@ def _unpack(archive: Path, destination: Path) -> Path:
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as opened:
+                _refuse_more_than_fits(archive, sum(one.file_size for one in opened.infolist()), destination)
                 opened.extractall(destination)  # drops absolute names and ".."
         else:
             with tarfile.open(archive) as opened_tar:
+                _refuse_more_than_fits(archive, sum(one.size for one in opened_tar.getmembers()), destination)
                 opened_tar.extractall(destination, filter="data")
-    except (OSError, tarfile.TarError, zipfile.BadZipFile) as error:
+    except (OSError, tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
         raise StageError(f"{archive}: cannot be unpacked: {error}") from error
     return destination
+
+
+def _refuse_more_than_fits(archive: Path, size: int, destination: Path) -> None:
+    """Before anything is unpacked: a few kilobytes can stand for terabytes, and a full disk stops a training run too."""
+    if size > (free := room(destination)):
+        raise StageError(f"{archive}: unpacked it would take {size} bytes, {free} may be used of {destination}")
+
+
+def room(directory: Path) -> int:
+    """Bytes that may be filled: what is free, but a tenth."""
+    return shutil.disk_usage(directory).free * 9 // 10
 
 
 def _pairs(root: Path, output_path: Path) -> list[tuple[Path, Path]]:
@@ -125,7 +139,12 @@ def _copy(origin: Path, target: Path) -> bool:
             shutil.copytree(origin, copy)
         elif origin.suffix == ".gz" != target.suffix:  # HELM unpacks these when it downloads them
             with gzip.open(origin) as packed, copy.open("wb") as unpacked:
-                shutil.copyfileobj(packed, unpacked)
+                left = room(target.parent)
+                while block := packed.read(1 << 20):
+                    left -= len(block)
+                    if left < 0:
+                        raise StageError(f"{origin}: unpacked it takes more than there is room for")
+                    unpacked.write(block)
         else:
             shutil.copyfile(origin, copy)
         copy.rename(target)
