@@ -212,13 +212,16 @@ def state_of(name: str, reason: str) -> JobState:
     return JobState("running", name) if name in _RUNNING else JobState("ended", name, reason, name in _AGAIN)
 
 
+def outside_of_a_job(environment: Mapping[str, str]) -> dict[str, str]:
+    """Without the variables of the job that this process may itself run in: they would be taken for wishes of the new
+    one, and srun would wait for ever for a step's place in a job whose place this process has."""
+    return {key: value for key, value in environment.items() if key == "SLURM_CONF" or not key.startswith("SLURM_")}
+
+
 def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    whole = os.environ if environment is None else environment
-    # Variables of a job that this process itself runs in are not the new one's. Messages are compared: in English.
-    kept = {key: value for key, value in whole.items() if key == "SLURM_CONF" or not key.startswith("SLURM_")}
+    # Messages are compared: in English.
+    whole = {**outside_of_a_job(os.environ if environment is None else environment), "LC_ALL": "C"}
     try:
-        return subprocess.run(
-            command, capture_output=True, text=True, env={**kept, "LC_ALL": "C"}, timeout=CALL_SECONDS, check=False
-        )
+        return subprocess.run(command, capture_output=True, text=True, env=whole, timeout=CALL_SECONDS, check=False)
     except subprocess.TimeoutExpired:
         raise QueueError(f"{command[0]} gave no answer within {CALL_SECONDS:.0f} s") from None

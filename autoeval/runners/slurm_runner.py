@@ -10,7 +10,7 @@ from pathlib import Path
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.jobs import QueueRefused, Resources
 from autoeval.runners.outcome import Outcome, missing
-from autoeval.runners.slurm import Slurm, SlurmOptions
+from autoeval.runners.slurm import Slurm, SlurmOptions, outside_of_a_job
 from autoeval.runners.worker_process import worker_environment
 from autoeval.tasks.openicl import Task
 from recorder.files import write_json
@@ -70,7 +70,7 @@ class SrunRunner:
 
     def __init__(self, options: SlurmOptions, resources: Resources, environment: Mapping[str, str] | None) -> None:
         self._options, self._resources = options, resources
-        self._environment = {**worker_environment(), **(environment or {})}
+        self._environment = outside_of_a_job({**worker_environment(), **(environment or {})})
 
     def settle(self, folder: Path) -> None:
         """srun's jobs end with it."""
