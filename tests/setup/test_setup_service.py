@@ -27,7 +27,9 @@ auto_eval:
 def service(home: Path, *words: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     whole = {**os.environ, "HOME": str(home), "PYTHON": sys.executable, **environment}
     whole.pop("XDG_CONFIG_HOME", None)
-    return subprocess.run([SCRIPT, *map(str, words)], env=whole, capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run(
+        [SCRIPT, *map(str, words)], env=whole, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.fixture
@@ -46,7 +48,9 @@ def executed(unit: str) -> list[str]:
     return [(quoted or bare).replace("%%", "%").replace("$$", "$") for quoted, bare in words]
 
 
-def test_every_place_of_the_template_is_filled_and_the_command_is_the_one_asked_for(config: Path, tmp_path: Path) -> None:
+def test_every_place_of_the_template_is_filled_and_the_command_is_the_one_asked_for(
+    config: Path, tmp_path: Path
+) -> None:
     done = service(tmp_path, "show", "--config", config, "--model-type", "huggingface", "--check-interval", "1")
     assert done.returncode == 0, done.stderr
     assert not re.search(r"@[A-Z]+@", done.stdout)
