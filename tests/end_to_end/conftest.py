@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import CONFIG, DATASET, HOME
+from tests.end_to_end.daemon_world import HOME, make_project
 from tests.tiny_models import save_tiny_model, save_tiny_tokenizer
 
 MEGATRON_SAVES = """
@@ -53,16 +52,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
-    items = [
-        {"question": f"{a} + {b} =", "A": str(a + b), "B": str(a - b), "answer": "A"}
-        for a in range(10, 16)
-        for b in range(1, 6)
-    ]
-    (tmp_path / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
-    (tmp_path / "two.py").write_text(DATASET.format(directory=tmp_path))
-    (tmp_path / "evaluator.yaml").write_text(CONFIG)
-    (tmp_path / "checkpoints").mkdir()
-    return tmp_path
+    return make_project(tmp_path)
 
 
 @pytest.fixture(scope="session")

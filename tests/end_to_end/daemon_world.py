@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 import shutil
 import sqlite3
@@ -45,6 +46,21 @@ auto_eval:
   icl: {datasets: [./two.py], data_dir: .}
   wandb: {mode: offline}
 """
+
+
+def make_project(directory: Path, config: str = CONFIG) -> Path:
+    """Two tasks of thirty items, a configuration for them, and nothing in ``checkpoints`` yet."""
+    items = [
+        {"question": f"{a} + {b} =", "A": str(a + b), "B": str(a - b), "answer": "A"}
+        for a in range(10, 16)
+        for b in range(1, 6)
+    ]
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    (directory / "two.py").write_text(DATASET.format(directory=directory))
+    (directory / "evaluator.yaml").write_text(config)
+    (directory / "checkpoints").mkdir()
+    return directory
 
 
 def command(project: Path, *flags: str) -> list[str]:
