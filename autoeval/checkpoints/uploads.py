@@ -50,14 +50,22 @@ def upload_doubts(
         yield "its objects were uploaded just now", max(settle.upload, 2 * pause) - age
         return
     reached, after, shown = tracked
+    if reached and after and age < STORE_TICK_SECONDS:  # within one second nobody knows which came first
+        yield "its objects were uploaded just now", STORE_TICK_SECONDS - age
     if not (reached and after):
         rest = settle.behind if not reached and "says" in shown else settle.upload
         yield problem or f"{shown} and is older than the checkpoint's objects", max(rest, 2 * pause) - age
 
 
 def longest_pause(files: Sequence[str], listing: Listing) -> tuple[float, str, str]:
-    """Seconds between two uploads that followed one another, and these two."""
-    times = sorted((file.mtime_ns, file.name) for file in listing.files if file.name in set(files))
+    """Seconds between two uploads that followed one another, and these two, from the first of ``files`` to the last.
+
+    Other objects count for what comes between: they show that the upload went on.
+    """
+    needed = set(files)
+    own = [file.mtime_ns for file in listing.files if file.name in needed]
+    first, last = min(own, default=0), max(own, default=0)
+    times = sorted((file.mtime_ns, file.name) for file in listing.files if first <= file.mtime_ns <= last)
     pauses = (((later - earlier) / 1e9, one, other) for (earlier, one), (later, other) in pairwise(times))
     return max(pauses, default=(0.0, "", ""))
 

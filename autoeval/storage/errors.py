@@ -103,7 +103,7 @@ def explain(url: str, error: BaseException) -> StorageError:
         if isinstance(cause, OSError) and cause.errno in _UNREACHABLE:
             return StorageError(f"{url}: the endpoint cannot be reached")
     # Libraries put requests into their messages, and requests have signatures: the class and the code must do.
-    code = error_code(error) or ""
+    code = next((code for cause in causes if (code := error_code(cause))), "")
     return StorageError(f"{url}: {type(error).__name__}{f' ({code})' if code else ''}")
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+HOME = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY = "AKIAEXAMPLEOFATEST77", "a-secret-that-must-not-be-written-anywhere"
 
 
@@ -33,7 +34,9 @@ class Server:
     def start(self) -> None:
         command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(self.port)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "PYTHONWARNINGS": "ignore"})
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, "PYTHONWARNINGS": "ignore"}
+            )
         deadline = time.monotonic() + 60
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
@@ -88,4 +91,6 @@ def upload(client: Any, bucket: str, prefix: str, files: dict[str, bytes]) -> No
 def upload_directory(client: Any, bucket: str, prefix: str, directory: Path) -> None:
     for path in sorted(directory.rglob("*")):
         if path.is_file():
-            client.put_object(Bucket=bucket, Key=f"{prefix}/{path.relative_to(directory).as_posix()}", Body=path.read_bytes())
+            client.put_object(
+                Bucket=bucket, Key=f"{prefix}/{path.relative_to(directory).as_posix()}", Body=path.read_bytes()
+            )
