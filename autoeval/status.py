@@ -19,6 +19,7 @@ from recorder.untrusted import printable
 
 SIGNS = {"done": "+", "failed": "x", "running": "r", "queued": "q"}
 MOST_ERRORS = 10
+SCHEMA = 1  # of the JSON: raised when a key changes its meaning or goes away, not when one is added
 
 
 @dataclass(frozen=True)
@@ -139,12 +140,13 @@ def _print_wrapped(text: str, width: int) -> None:
 
 
 def as_json(statuses: Sequence[Status]) -> str:
-    """For a program. Times are Unix seconds, tokens billions."""
+    """For a program (docs/operations.md): a list of runs. Times are Unix seconds, tokens billions."""
     return json.dumps([_run(status) for status in statuses], indent=1, ensure_ascii=False)
 
 
 def _run(status: Status) -> dict[str, Any]:
     return {
+        "schema": SCHEMA,
         "model": status.model,
         "work_dir": status.work_dir,
         "daemon": None if status.daemon is None else status.daemon.as_json(),
