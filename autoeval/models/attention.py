@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn import functional
 
+from autoeval.models.kernels import attention, attention_and_total
 from autoeval.models.packed import Packed
 from autoeval.models.stems import Stem
 
@@ -169,9 +169,9 @@ class State:
                 path[:, :, part.depth : end] = new[:, :, here]
             low = 0 if window is None else max(0, part.depth - window + 1)
             groups = query.shape[1] // key.shape[1]
-            mask = self._triangle(number, part.depth - low, part.length, window, groups, query.device)
+            mask = self._triangle(number, part.depth - low, part.length, window, groups, query)
             keys, values = (path[:, :, low:end] for path in layer.path)
-            seen = _attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
+            seen = attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
             output[:, here] = seen.transpose(1, 2)
             for slot in part.slots:
                 layer.keep(slot, end)
@@ -226,12 +226,12 @@ class State:
             query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
             for kept, new in zip(layer.slots[room], (key_, value_), strict=True):
                 kept[torch.arange(len(lengths), device=kept.device), :, lengths] = new[:, :, 0]
-            mask = self._grown(room, lengths, window)
+            mask = self._grown(room, lengths, window, query.dtype)
             keys, values = (kept[: len(lengths), :, : mask.shape[-1]] for kept in layer.slots[room])
             if not self.stemmed:
-                output[0, here] = _attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
+                output[0, here] = attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
                 continue
-            own, total = _attention_and_total(query_, keys, values, mask, scaling, softcap)
+            own, total = attention_and_total(query_, keys, values, mask, scaling, softcap)
             output[0, here] = own[:, :, 0]
             totals.append(total[:, :, 0])
         if not self.stemmed:
@@ -240,19 +240,21 @@ class State:
         for stem, given in self.stemmed:
             texts = given.to(query.device)
             here_ = texts + first
-            seen, above = _attention_and_total(query[:, :, here_], *layer.stems[stem], None, scaling, softcap)
+            seen, above = attention_and_total(query[:, :, here_], *layer.stems[stem], None, scaling, softcap)
             share = torch.sigmoid(above[0].T - log_total[texts])[:, :, None].to(output.dtype)
             output[0, here_] = torch.lerp(output[0, here_], seen[0].transpose(0, 1), share)
 
-    def _grown(self, room: int, lengths: torch.Tensor, window: int | None) -> torch.Tensor:
-        """What the newest token of each text sees: [texts, 1, 1, longest]."""
-        mask = self._masks.get((room, window, lengths.device))
+    def _grown(self, room: int, lengths: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:
+        """What the newest token of each text sees, as ``_triangle``: [texts, 1, 1, longest]."""
+        key = (room, window, lengths.device, dtype)
+        mask = self._masks.get(key)
         if mask is None:
             places = torch.arange(int(lengths.max()) + 1, device=lengths.device)[None]
-            mask = places <= lengths[:, None]
+            hidden = places > lengths[:, None]
             if window is not None:
-                mask &= places > lengths[:, None] - window
-            mask = self._masks[room, window, lengths.device] = mask[:, None, None]
+                hidden |= places <= lengths[:, None] - window
+            mask = torch.zeros(hidden.shape, dtype=dtype, device=lengths.device).masked_fill_(hidden, -torch.inf)
+            mask = self._masks[key] = mask[:, None, None]
         return mask
 
     def _layer(self, module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None) -> _Layer:
@@ -270,86 +272,25 @@ class State:
         return layer
 
     def _triangle(
-        self, number: int, above: int, length: int, window: int | None, groups: int, device: torch.device
+        self, number: int, above: int, length: int, window: int | None, groups: int, query: torch.Tensor
     ) -> torch.Tensor | None:
-        """Which of ``above`` + ``length`` tokens each of the last ``length`` sees; none where all, or just causal."""
+        """Which of ``above`` + ``length`` tokens each of the last ``length`` sees; none where all, or just causal.
+
+        As what is added to scores, 0 or -inf: what PyTorch would make of bools again in every layer.
+        """
         if window is not None and above + length <= window:
             window = None
         if window is None and (length == 1 or (above == 0 and groups == 1)):
             return None
-        mask = self._masks.get((-1 - number, window, device))
+        key = (-1 - number, window, query.device, query.dtype)
+        mask = self._masks.get(key)
         if mask is None:
-            shape = (length, above + length)
-            mask = torch.ones(shape, dtype=torch.bool, device=device).tril(above)
+            mask = query.new_full((length, above + length), -torch.inf).triu(above + 1)
             if window is not None:
-                mask = mask.triu(above - window + 1)
-            mask = self._masks[-1 - number, window, device] = mask.repeat(groups, 1)
+                hidden = torch.ones(mask.shape, dtype=torch.bool, device=query.device).tril(above - window)
+                mask.masked_fill_(hidden, -torch.inf)
+            mask = self._masks[key] = mask.repeat(groups, 1) if groups > 1 else mask
         return mask
-
-
-def _attention(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-    *,
-    causal: bool = False,
-) -> torch.Tensor:
-    """``query`` [batch, heads, n, d] on ``key`` [batch, key heads, time, d]; the heads that share a key lie side by side.
-
-    Instead of repeating keys, the queries of one key head are stacked: ``mask`` has them so.
-    """
-    batch, heads, length, width = query.shape
-    groups = heads // key.shape[1]
-    if groups > 1:
-        query = query.reshape(batch, key.shape[1], groups * length, width)
-    causal = causal and mask is None and length > 1
-    if softcap is None:
-        seen = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal, scale=scaling
-        )
-    else:
-        scores = torch.matmul(query, key.transpose(2, 3)) * (width**-0.5 if scaling is None else scaling)
-        scores = torch.tanh(scores / softcap) * softcap
-        if causal:
-            mask = torch.ones((length, length), dtype=torch.bool, device=query.device).tril()
-        if mask is not None:
-            scores = scores.masked_fill(~mask, torch.finfo(scores.dtype).min)
-        seen = torch.matmul(torch.softmax(scores, dim=-1, dtype=torch.float32).to(value.dtype), value)
-    return seen.reshape(batch, heads, length, value.shape[3])
-
-
-def _attention_and_total(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor | None,
-    scaling: float | None,
-    softcap: float | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """As ``_attention``, and the log of the sum that its softmax divides by, fp32 [batch, heads, n].
-
-    With both, attention on two sets of keys can be joined to that on all of them. ``mask`` may be [batch, 1, 1, time].
-    """
-    batch, heads, length, width = query.shape
-    query = query.reshape(batch, key.shape[1], -1, width)
-    scaling = width**-0.5 if scaling is None else scaling
-    if softcap is None and query.device.type == "cpu" and query.dtype == value.dtype:
-        bias = None if mask is None else torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -torch.inf)
-        seen, total = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, attn_mask=bias, scale=scaling
-        )
-    else:
-        scores = torch.matmul(query, key.transpose(2, 3)).float() * scaling
-        if softcap is not None:
-            scores = torch.tanh(scores / softcap) * softcap
-        if mask is not None:
-            scores = scores.masked_fill(~mask, -torch.inf)
-        total = torch.logsumexp(scores, dim=-1)
-        seen = torch.matmul((scores - total[..., None]).exp_().to(value.dtype), value)
-    return seen.reshape(batch, heads, length, value.shape[3]), total.float().reshape(batch, heads, length)
 
 
 _STATE: ContextVar[State | None] = ContextVar("autoeval_attention_state", default=None)

@@ -21,10 +21,11 @@ from typing import Any
 
 import torch
 
+from autoeval.models.activations import with_fast_activations
 from autoeval.models.adapter import base_of, is_adapter, with_adapter
 from autoeval.models.decoding import decode
 from autoeval.models.foreign import refuse_foreign
-from autoeval.models.network import Network, with_fused_activations
+from autoeval.models.network import Network
 from autoeval.models.requests import (
     Cost,
     GenerationRequest,
@@ -94,7 +95,7 @@ class HuggingFaceModel:
         model: Any = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype_of(config, dtype, self.device), **safe)
         if peft_path is not None:
             model = with_adapter(model, Path(peft_path))
-        self.model: Any = with_fused_activations((model if device_map is not None else model.to(self.device)).eval())
+        self.model: Any = with_fast_activations((model if device_map is not None else model.to(self.device)).eval())
         self.batch_tokens = _budget(batch_tokens, self.device)
         self.cost = Cost()
         self._network = Network(self.model)

@@ -34,15 +34,15 @@ def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, l
     """The same from a model's shape alone; ``device`` is ``cpu`` or ``cuda``.
 
     Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
-    rotation, the products of a gated feed-forward; of the pass's segments the masks, a byte a pair, and of one segment
-    its mask as numbers and, under a soft cap, its scores; afterwards one tile of logits, as stored and in fp32. Never
+    rotation, the products of a gated feed-forward; of the pass's segments the masks, and of one segment, while it is
+    made, its mask once more and, under a soft cap, its scores; afterwards one tile of logits, as stored and in fp32. Never
     too little (a test counts what is alive), and the memory asked for beside by libraries is ``SLACK``.
     """
     layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest
     rows = min(tokens, ROWS.get(device, ROWS["cpu"]))
     tile = rows * min(vocab_size, TILE.get(device, TILE["cpu"])) * (4 + shape.item)
     segment = min(tokens, longest) * longest
-    pairs = tokens * longest * shape.groups + segment * (shape.groups * shape.item + 4 * 4 * shape.capped)
+    pairs = tokens * longest * shape.groups * shape.item + segment * (shape.groups * shape.item + 4 * 4 * shape.capped)
     return SLACK + tokens * (layer * shape.item + 16) + pairs + tile + longest * shape.cache_bytes
 
 

@@ -254,14 +254,3 @@ def _windows_of(config: Any, layers: int) -> Sequence[int | None]:
         return [window if on else None] * layers
     meaning = {"full_attention": None, "sliding_attention": window}
     return [meaning.get(kind, -1) for kind in kinds]
-
-
-def with_fused_activations(model: Any) -> Any:
-    """``model`` with GPT-2's GELU (eight passes over memory in transformers) as PyTorch's, which is the same function."""
-    from transformers.activations import NewGELUActivation
-
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if type(child) is NewGELUActivation:
-                setattr(module, name, torch.nn.GELU(approximate="tanh"))
-    return model
