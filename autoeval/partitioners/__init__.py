@@ -13,13 +13,14 @@ from typing import Any
 from autoeval.datasets.names import look_up
 from autoeval.partitioners.base import Partitioner
 from autoeval.partitioners.naive import NaivePartitioner
-from autoeval.partitioners.num_worker import NumWorkerPartitioner
+from autoeval.partitioners.num_worker import BalancedPartitioner, NumWorkerPartitioner
 from autoeval.partitioners.size import SizePartitioner
 
 PARTITIONERS: dict[str, type[Partitioner]] = {
     "NaivePartitioner": NaivePartitioner,
     "SizePartitioner": SizePartitioner,
     "NumWorkerPartitioner": NumWorkerPartitioner,
+    "BalancedPartitioner": BalancedPartitioner,  # ours
 }
 
 

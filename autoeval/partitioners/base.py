@@ -4,11 +4,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 Dataset = dict[str, Any]
 Count = Callable[[Dataset], int]  # how many items a dataset has
 Done = Callable[[Mapping[str, Any], Dataset], bool]  # whether a model's output for it is there, whole
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What earlier runs took: seconds of an item, and of loading the model."""
+
+    item_seconds: float
+    load_seconds: float
+
+
+Measured = Callable[
+    [Mapping[str, Any], Dataset], Spent | None
+]  # of a model and a dataset (or part), if it ever was run
 
 
 class Partitioner(ABC):
@@ -26,17 +40,21 @@ class Partitioner(ABC):
         done: Done,
         count: Count,
         keep: Mapping[str, Any],
+        measured: Measured = lambda _model, _dataset: None,
     ) -> list[dict[str, Any]]:
-        """Tasks for every model; ``keep`` goes into each. ``count`` is asked only where a rule needs it."""
+        """Tasks for every model; ``keep`` goes into each. ``count`` and ``measured`` are asked only where a rule needs
+        them."""
         tasks = []
         for model in models:
             waiting = [dataset for dataset in datasets if not done(model, dataset)]
-            for chunk in self.chunks(dict(model), waiting, done, count):
+            for chunk in self.chunks(dict(model), waiting, done, count, measured):
                 tasks.append({"models": [dict(model)], "datasets": [chunk], **keep})
         return tasks
 
     @abstractmethod
-    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
+    def chunks(
+        self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count, measured: Measured
+    ) -> list[list[Dataset]]:
         """Lists of datasets that one task evaluates."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from autoeval.partitioners.base import Count, Dataset, Done, Partitioner
+from autoeval.partitioners.base import Count, Dataset, Done, Measured, Partitioner
 
 
 class NaivePartitioner(Partitioner):
@@ -16,5 +16,7 @@ class NaivePartitioner(Partitioner):
             raise ValueError(f"NaivePartitioner: n is {n}, expected at least 1")
         self.n = n
 
-    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
+    def chunks(
+        self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count, measured: Measured
+    ) -> list[list[Dataset]]:
         return [datasets[start : start + self.n] for start in range(0, len(datasets), self.n)]

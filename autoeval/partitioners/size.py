@@ -6,7 +6,7 @@ import math
 from fnmatch import fnmatch
 from typing import Any, Literal
 
-from autoeval.partitioners.base import Count, Dataset, Done, Partitioner, part
+from autoeval.partitioners.base import Count, Dataset, Done, Measured, Partitioner, part
 
 # Datasets whose answers are reasoned out at length cost ten times as much (OpenCompass's list).
 LONG_ANSWERS = (
@@ -48,7 +48,9 @@ class SizePartitioner(Partitioner):
             raise ValueError(f"SizePartitioner: strategy is {strategy!r}, expected heuristic or split")
         self.max_task_size, self.gen_task_coef, self.strategy = max_task_size, gen_task_coef, strategy
 
-    def chunks(self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count) -> list[list[Dataset]]:
+    def chunks(
+        self, model: dict[str, Any], datasets: list[Dataset], done: Done, count: Count, measured: Measured
+    ) -> list[list[Dataset]]:
         weighed = sorted(((self.cost(one, count), one) for one in datasets), key=lambda pair: pair[0], reverse=True)
         pieces: list[tuple[int, Dataset]] = []
         for cost, dataset in weighed:

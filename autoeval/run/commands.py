@@ -16,6 +16,7 @@ from autoeval.run.job import Job, Stage, read_job
 from autoeval.run.messages import JobMessages
 from autoeval.run.plan import print_plan
 from autoeval.run.progress import Progress
+from autoeval.run.spent import SpentBefore
 from autoeval.runners import build_runner
 from autoeval.runners.jobs import QueueError
 from autoeval.runners.outcome import Outcome
@@ -116,6 +117,7 @@ class _Run:
             done=self.progress.inferred,
             count=self.progress.count,
             keep=self.job.keep(self.directory),
+            measured=SpentBefore(self.job.work_dir),
         )
         for outcome in self._launch("infer", self.job.infer, [OpenICLInferTask(task) for task in tasks]):
             for path in outcome.missing:

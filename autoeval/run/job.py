@@ -292,7 +292,7 @@ def _stage(configured: Any, name: str, options: argparse.Namespace) -> Stage:
         raise ValueError(f"{options.config}: {name} has an unknown key '{key}' (known: partitioner, runner)")
     workers = options.max_num_workers or 1
     if name == "infer":
-        by_worker = {"type": "NumWorkerPartitioner", "num_worker": workers}
+        by_worker = {"type": "BalancedPartitioner", "num_worker": workers}
         by_size = {"type": "SizePartitioner", "max_task_size": options.max_partition_size or 40000}
         by_size["gen_task_coef"] = options.gen_task_coef or 20
         sized = options.max_partition_size is not None or options.gen_task_coef is not None

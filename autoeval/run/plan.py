@@ -10,6 +10,7 @@ from autoeval.partitioners import SizePartitioner, build_partitioner
 from autoeval.partitioners.base import Dataset
 from autoeval.run.job import Job
 from autoeval.run.progress import Progress
+from autoeval.run.spent import SpentBefore
 from autoeval.tasks.names import dataset_abbr, model_abbr
 from autoeval.tasks.openicl import OpenICLEvalTask, OpenICLInferTask, Task
 
@@ -21,7 +22,12 @@ def print_plan(job: Job, progress: Progress, *, mode: str, fresh: bool) -> int:
     print(f"output: {shown}{'' if fresh else ' (goes on)'}\n")
     if mode in ("all", "infer"):
         tasks = build_partitioner(job.infer.partitioner).partition(
-            job.models, job.datasets, done=progress.inferred, count=sizes, keep=job.keep(shown)
+            job.models,
+            job.datasets,
+            done=progress.inferred,
+            count=sizes,
+            keep=job.keep(shown),
+            measured=SpentBefore(job.work_dir),
         )
         _print_stage("infer", [OpenICLInferTask(task) for task in tasks], shown)
         _print_cost(job, sizes, tasks)

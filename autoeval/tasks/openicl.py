@@ -121,6 +121,7 @@ class OpenICLInferTask(Task):
         super().__init__(cfg)
         self._model: Any = None
         self._broken: Exception | None = None
+        self._load_seconds = 0.0
 
     @property
     def num_gpus(self) -> int:
@@ -140,6 +141,7 @@ class OpenICLInferTask(Task):
         style = style_of(model, self._model)
         generates = build_inferencer(task.infer_cfg["inferencer"]).kind == "text"
         chunk, saved = CHUNK_GENERATED if generates else CHUNK_RANKED, 0.0
+        there, began = len(records), time.monotonic()
         for made in infer_in_chunks(task, self._model, task.samples[len(records) :], chunk, style=style):
             start = len(records)
             records += [{**record, "made_from": expected[start + i]} for i, record in enumerate(made)]
@@ -149,17 +151,26 @@ class OpenICLInferTask(Task):
                 saved = time.monotonic()
         _write(path, records)
         unfinished.unlink(missing_ok=True)
+        self._note(model, dataset, items=len(records) - there, seconds=time.monotonic() - began)
+
+    def _note(self, model: Mapping[str, Any], dataset: Mapping[str, Any], *, items: int, seconds: float) -> None:
+        """What it took, for whoever deals out the next run's tasks (autoeval/run/spent.py)."""
+        if items:
+            note = output_path(self.work_dir / self.log_subdir, model, dataset).with_suffix(".seconds.json")
+            write_json(note, {"items": items, "seconds": seconds, "load_seconds": self._load_seconds})
 
     def _load(self, model: Mapping[str, Any]) -> None:
         """Once: a model that cannot be loaded is not tried again for every dataset."""
         if self._broken is not None:
             raise self._broken
         if self._model is None:
+            began = time.monotonic()
             try:
                 self._model = build_model(model)
             except Exception as error:
                 self._broken = error
                 raise
+            self._load_seconds = time.monotonic() - began
 
     def _close(self) -> None:
         if self._model is not None:

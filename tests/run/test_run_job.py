@@ -53,7 +53,7 @@ def test_flags_make_one_model(here: World) -> None:
         }
     ]
     assert [one["abbr"] for one in made.datasets] == ["small", "written"]
-    assert made.infer.partitioner == {"type": "NumWorkerPartitioner", "num_worker": 1}
+    assert made.infer.partitioner == {"type": "BalancedPartitioner", "num_worker": 1}
     assert made.infer.runner == {"type": "LocalRunner", "max_num_workers": 1, "retry": 2}
     assert made.work_dir == Path("outputs/default") and made.summarizer["summary_groups"]
 
