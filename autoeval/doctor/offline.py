@@ -203,7 +203,9 @@ def _judged(proof: _Proof, guarded: set[int], tried: list[Attempt], newest: Chec
             CHECK, "the guard did not start in the worker", "a guarded worker", "run it with this repository's Python"
         )
     blamed = {task for task, _ in proof.failed}
-    for place, attempt in dict.fromkeys((proof.at(one.time), str(one)) for one in tried):
+    named = {one.where for one in tried if one.kind == "request"}  # a proxy is asked for what a request was made for
+    told = [one for one in tried if one.kind != "proxy" or one.where not in named]
+    for place, attempt in dict.fromkeys((proof.at(one.time), str(one)) for one in told):
         level = problem if {place, place.removeprefix("task ")} & blamed else warning
         action = "put what it asks for on this machine (--doctor names missing files)"
         yield level(CHECK, f"{place} tried the network: {attempt}", _NEEDS, action)

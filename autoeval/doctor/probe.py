@@ -25,6 +25,7 @@ HOME = Path(__file__).resolve().parents[2]
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """JSON values only. ``None`` in ``work_dir``, ``checkpoints`` and ``newest`` means that all is well there."""
+    torch = _torch()  # first: its import takes a while, and the time is compared
     return {
         "host": socket.gethostname(),
         "user": _user(),
@@ -37,7 +38,7 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
         "repository": str(HOME),
         "digest": digest(HOME),
         "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"),
-        **_torch(),
+        **torch,
     }
 
 

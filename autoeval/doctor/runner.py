@@ -85,10 +85,14 @@ def _through_the_queue(check: str, section: RunnerSection, place: Path, patience
         resources=resources_from(options),
         log=place / "probe.log",
     )
+    queue: Queue | None = None
     try:
         queue = queue_from(options)
         job = queue.submit(array)
     except QueueError as error:
+        with contextlib.suppress(QueueError):  # it may have been taken, and only the answer was lost
+            if queue is not None and (taken := queue.find(array.key)) is not None:
+                queue.cancel([taken])
         action = f"see that the {section.type} cluster is up and can be reached from this machine"
         yield problem(check, f"does not answer: {error}", "a cluster that takes jobs", action)
         return
@@ -183,9 +187,10 @@ def _judged(check: str, section: RunnerSection, place: Path, log: str, how: str 
         found = f"{wanted} GPUs were asked for, torch on {answer['host']} sees {len(answer['cuda'])}"
         found += f" (CUDA_VISIBLE_DEVICES={answer['gpus']})" if answer["gpus"] else ""
         yield problem(check, found, f"{wanted} GPUs", "torch with CUDA there; the GPU's resource name (runner.gres)")
-    skew = answer["time"] - time.time()
-    if abs(skew) > SKEW_SECONDS + POLL_SECONDS:
-        found = f"the clock of {answer['host']} is about {abs(skew):.0f} s {'ahead' if skew > 0 else 'behind'}"
+    asked = (place / "request.json").stat().st_mtime
+    ahead, behind = answer["time"] - time.time(), asked - answer["time"]
+    if max(ahead, behind) > SKEW_SECONDS:  # it answered between the two
+        found = f"the clock of {answer['host']} is {max(ahead, behind):.0f} s {'ahead' if ahead > 0 else 'behind'}, at least"
         yield warning(check, found, "the same time", "set the clocks (chrony or NTP)")
 
 
