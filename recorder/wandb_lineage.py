@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from recorder.ledger import CheckpointRow
+from recorder.untrusted import read_regular
 from recorder.wandb_rows import content_hash
 
 MEGATRON_TRACKER = "latest_wandb_artifact_path.txt"
@@ -64,7 +65,7 @@ def _mark(file: Path) -> list[Any]:
 def megatron_artifact(checkpoint: Path) -> str | None:
     """``entity/project/name:alias`` of the artifact that Megatron logged for ``checkpoint``; ``None`` when it logs none."""
     try:
-        place = (checkpoint.parent / MEGATRON_TRACKER).read_text(encoding="utf-8").strip()
+        place = read_regular(checkpoint.parent / MEGATRON_TRACKER, 4096).decode().strip()
     except (OSError, UnicodeDecodeError):
         return None
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", place):

@@ -110,7 +110,7 @@ def test_requests_have_an_end_and_are_not_led_elsewhere() -> None:
 def test_no_sql_is_made_of_values() -> None:
     """What is put into a statement's text is written in the same file, in capitals or as a condition; values are parameters."""
     harmless = {
-        "', '.join(TaskCost._fields)", "columns", "_COLUMNS", "_DRAWN", "joined", "drawn",  # names of columns, fixed conditions
+        "', '.join(TaskCost._fields)", "columns", "joined", "drawn",  # names of columns, fixed conditions
         "_where(conditions)", "' AND '.join(conditions)",  # each condition is "column = ?"
         "int(BUSY_SECONDS * 1000)", "len(MIGRATIONS)", "-SHARE_ERROR", "1 + SHARE_ERROR",
     }  # fmt: skip
