@@ -178,7 +178,16 @@ class Backend:
     def _do_Viewer(self, _: dict[str, Any]) -> dict[str, Any]:
         teams = {"edges": [{"node": {"name": ENTITY, "id": "1"}}]}
         user = {"id": "VXNlcjox", "entity": ENTITY, "username": "user", "email": "u@example.com", "flags": "{}"}
-        return {"viewer": {**user, "name": "user", "admin": False, "teams": teams, "apiKeys": {"edges": []}}}
+        return {
+            "viewer": {
+                **user,
+                "name": "user",
+                "admin": False,
+                "deletedAt": None,
+                "teams": teams,
+                "apiKeys": {"edges": []},
+            }
+        }
 
     _do_GetViewer = _do_GetDefaultEntity = _do_Viewer
 
