@@ -19,6 +19,7 @@ from typing import Any
 from autoeval.checkpoints import Checkpoint, CheckpointChanged, CheckpointVanished, pinned
 from autoeval.config import AutoEval
 from autoeval.doctor.finding import Finding, ok, problem, warning
+from autoeval.location import Url
 from autoeval.offline.watched import (
     Attempt,
     attempts,
@@ -60,6 +61,11 @@ def prove(config: AutoEval, watch: WatchOptions) -> Iterator[Finding]:
     What is written goes to a directory of its own below ``work_dir``, and is removed. Each attempt is told with the task
     that made it: a warning where the task did without, a problem where it failed.
     """
+    if isinstance(getattr(config, watch.model_type).checkpoint_path, Url):
+        found = "checkpoints lie in an object store, which is reached by the network"
+        action = "copy one to this machine, and prove it with a checkpoint_path that names the copy"
+        yield problem(CHECK, found, "a checkpoint on this machine", action)
+        return
     newest = max(make_watcher(config, watch).scan().complete, key=lambda one: one.iteration, default=None)
     if newest is None:
         found = "there is no complete checkpoint that is due yet"
