@@ -67,6 +67,7 @@ SlurmdParameters=config_overrides
 MpiDefault=none
 ReturnToService=2
 KillWait=2
+MessageTimeout=5
 MailProg=/bin/true
 MinJobAge=600
 JobRequeue=1

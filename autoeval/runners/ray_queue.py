@@ -15,13 +15,14 @@ import subprocess
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, passed_on
 
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "autoeval"
-ANSWER_SECONDS = 5.0  # an actor that has started answers at once
+ANSWER_SECONDS, STOP_SECONDS = 1.0, 5.0  # an actor that has started answers at once
 
 
 class _Running:
@@ -108,18 +109,28 @@ class RayQueue:
         return f"no node has {gpus} GPUs and {cpus} CPUs"
 
     def poll(self, jobs: Mapping[str, int]) -> dict[str, list[JobState]]:
-        return {job: [self._state(job)] for job in jobs}
+        ray = self._ray
+        states: dict[str, list[JobState]] = {}
+        asked = {}
+        for job in jobs:
+            try:
+                actor = ray.get_actor(job, namespace=NAMESPACE)
+                asked[job] = (actor, actor.code.remote())
+            except ValueError:
+                stopped = job in self._stopped
+                states[job] = [JobState("ended", "CANCELLED") if stopped else JobState("gone", again=True)]
+            except (ConnectionError, RuntimeError) as error:
+                states[job] = [JobState("unknown", reason=f"Ray does not answer: {error}")]
+        answers = [answer for _, answer in asked.values()]
+        if answers:  # all of them at once: those that still wait for a node are silent
+            with contextlib.suppress(ray.exceptions.RayError):
+                ray.wait(answers, num_returns=len(answers), timeout=ANSWER_SECONDS)
+        return states | {job: [self._state(job, actor, answer)] for job, (actor, answer) in asked.items()}
 
-    def _state(self, job: str) -> JobState:
+    def _state(self, job: str, actor: Any, answer: Any) -> JobState:
         ray = self._ray
         try:
-            actor = ray.get_actor(job, namespace=NAMESPACE)
-        except ValueError:
-            return JobState("ended", "CANCELLED") if job in self._stopped else JobState("gone", again=True)
-        except (ConnectionError, RuntimeError) as error:
-            return JobState("unknown", reason=f"Ray does not answer: {error}")
-        try:
-            code = ray.get(actor.code.remote(), timeout=ANSWER_SECONDS)
+            code = ray.get(answer, timeout=0)
         except ray.exceptions.GetTimeoutError:
             return JobState("waiting", "PENDING_CREATION", self._why_waiting(job))
         except ray.exceptions.ActorUnavailableError as error:  # its node may come back
@@ -142,7 +153,7 @@ class RayQueue:
             try:
                 actor = self._ray.get_actor(job, namespace=NAMESPACE)
                 with contextlib.suppress(self._ray.exceptions.RayError):
-                    self._ray.get(actor.stop.remote(), timeout=ANSWER_SECONDS)
+                    self._ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
                 self._ray.kill(actor)
             except ValueError:
                 pass  # it is over

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +15,7 @@ from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.outcome import Outcome
 from tests.run.programs import Program, alive, wait_for
-from tests.runners.conftest import REPOSITORY
+from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
 
 pytestmark = pytest.mark.slow
 
@@ -91,37 +89,10 @@ def test_a_lost_node_costs_a_try(cluster: Any, tmp_path: Path, caplog: pytest.Lo
     assert [(one.ok, one.tries) for one in outcomes] == [(True, 2)]
 
 
-RUN = """
-import sys, pathlib, logging
-sys.path.insert(0, {repository!r})
-logging.basicConfig(level="INFO")
-from autoeval.runners import build_runner
-from tests.run.programs import Program
-here = pathlib.Path({directory!r})
-runner = build_runner(dict(type="RayRunner", address={address!r}))
-task = Program(here, "t", "out.with_suffix('.up').write_text(str(os.getpid())); time.sleep({seconds}); out.touch()")
-runner.settle(here / "c")
-if task.get_output_paths()[0].exists():
-    sys.exit("it was there")
-runner.launch([task], [here / "c" / "0.json"])
-"""
-
-
-def run_apart(cluster: Any, directory: Path, seconds: float) -> subprocess.Popen[str]:
-    code = RUN.format(repository=str(REPOSITORY), directory=str(directory), address=cluster.address, seconds=seconds)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
-
-
 def test_after_a_kill_the_next_process_waits_and_ctrl_c_cancels(cluster: Any, tmp_path: Path) -> None:
-    first = run_apart(cluster, tmp_path / "a", 12)
-    wait_for((tmp_path / "a" / "out" / "t" / "d.up").exists, 60)
+    options = {"type": "RayRunner", "address": cluster.address}
+    first = Apart(options, tmp_path / "a")
+    first.pid_of_task()
     first.kill()
-    first.wait()
-    said = run_apart(cluster, tmp_path / "a", 12).communicate(timeout=90)[1]
-    assert "of the former process still runs" in said and "it was there" in said
-    process = run_apart(cluster, tmp_path / "b", 600)
-    up = tmp_path / "b" / "out" / "t" / "d.up"
-    wait_for(lambda: up.exists() and up.read_text() != "", 60)
-    process.send_signal(signal.SIGINT)
-    assert "cancelling job" in process.communicate(timeout=60)[1]
-    wait_for(lambda: not alive(int(up.read_text())), 30)
+    after_a_kill_the_next_waits(options, tmp_path / "a")
+    ctrl_c_cancels(Apart(options, tmp_path / "b"), signal.SIGINT)

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,8 +15,9 @@ from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.jobs import QueueRefused
 from autoeval.runners.outcome import Outcome
-from tests.run.programs import Program, alive, wait_for
-from tests.runners.conftest import REPOSITORY, Cluster, start
+from tests.run.programs import Program, wait_for
+from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
+from tests.runners.conftest import Cluster, start
 
 pytestmark = pytest.mark.slow
 
@@ -52,8 +51,6 @@ def test_outcomes_and_tries(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.
         Program(tmp_path, "killed", "os.kill(os.getpid(), 9)"),
         Program(tmp_path, "empty", "pass"),
     ]
-    runner = build(max_num_workers=6, retry=1, quotatype="spot", environment={"OURS": "x"})
-    del runner
     built = build_runner(
         {"type": "SlurmRunner", "partition": "eval", "quotatype": "spot", "max_num_workers": 6, "retry": 1},
         environment={"OURS": "x"},
@@ -134,21 +131,14 @@ def test_a_preempted_task_and_one_without_memory_are_tried_again(slurm: Cluster,
     slurm.call("srun", "--partition=urgent", "--exclusive", "--mem=0", "sleep", "1")
     thread.join(60)
     assert [(one.ok, one.tries) for one in preempted] == [(True, 2)]
-    hungry = Program(tmp_path / "m", "m", twice + "b = bytearray(700 * 2**20); time.sleep(60)")
-    (outcome,) = launch(build(retry=1), [hungry], tmp_path / "m")
-    assert (outcome.ok, outcome.tries) == (True, 2)
-    (outcome,) = launch(build(), [Program(tmp_path / "o", "o", "b = bytearray(700 * 2**20); time.sleep(60)")], tmp_path)
+    hungry = "b = bytearray(700 * 2**20); time.sleep(60)"
+    again = in_background(
+        lambda: launch(build(retry=1), [Program(tmp_path / "m", "m", twice + hungry)], tmp_path / "m")
+    )
+    (outcome,) = launch(build(), [Program(tmp_path / "o", "o", hungry)], tmp_path)
     assert outcome.reason.startswith("OUT_OF_MEMORY")
-
-
-def test_a_lost_node_requeues_and_the_runner_waits(slurm: Cluster, tmp_path: Path) -> None:
-    code = "n=out.with_suffix('.n'); n.exists() and (out.touch() or sys.exit()); n.touch(); time.sleep(600)"
-    thread, outcomes = in_background(lambda: launch(build(), [Program(tmp_path, "t", code)], tmp_path))
-    wait_for((tmp_path / "out" / "t" / "d.n").exists)
-    slurm.call("scontrol", "update", "NodeName=ci0", "State=DOWN", "Reason=test")
-    slurm.call("scontrol", "update", "NodeName=ci0", "State=RESUME")
-    thread.join(60)
-    assert [(one.ok, one.tries) for one in outcomes] == [(True, 1)]  # Slurm itself has started it again
+    again[0].join(60)
+    assert [(one.ok, one.tries) for one in again[1]] == [(True, 2)]
 
 
 @pytest.fixture
@@ -165,7 +155,6 @@ def test_a_controller_that_was_killed_starts_a_job_twice_and_that_does_no_harm(
 ) -> None:
     """Killed just after a start it forgets it, starts the job again, and holds it when the node says it has it."""
     monkeypatch.setattr("autoeval.runners.arrays.HELD_SECONDS", 5.0)
-    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
     count = "f=open(out.with_suffix('.n'), 'a'); f.write('x'); f.close(); time.sleep(3); out.touch()"
     thread, outcomes = in_background(lambda: launch(build(retry=2), [Program(tmp_path, "t", count)], tmp_path))
     wait_for((tmp_path / "out" / "t" / "d.n").exists)
@@ -177,15 +166,16 @@ def test_a_controller_that_was_killed_starts_a_job_twice_and_that_does_no_harm(
 
 
 def test_a_controller_that_is_away_means_nothing(
-    own_slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    slurm: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    slurm = own_slurm
-    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
-    task = Program(tmp_path, "t", "out.with_suffix('.up').touch(); time.sleep(4); out.touch()")
+    go = tmp_path / "go"
+    code = f"out.with_suffix('.up').touch()\nwhile not os.path.exists({str(go)!r}): time.sleep(0.05)\nout.touch()"
+    task = Program(tmp_path, "t", code)
     thread, outcomes = in_background(lambda: launch(build(), [task], tmp_path))
     wait_for((tmp_path / "out" / "t" / "d.up").exists)
     slurm.call("scontrol", "shutdown", "slurmctld")
     wait_for(lambda: any("waiting until it does" in record.getMessage() for record in caplog.records), 60)
+    go.touch()  # it ends while nobody can see it
     slurm.script("start-controller")
     thread.join(90)
     assert [(one.ok, one.tries) for one in outcomes] == [(True, 1)]
@@ -218,48 +208,21 @@ def test_a_held_job_is_reported_and_not_waited_for(
     wait_for(lambda: not slurm.jobs())
 
 
-RUN = """
-import sys, pathlib, logging
-sys.path.insert(0, {repository!r})
-logging.basicConfig(level="INFO")
-from autoeval.runners import build_runner
-from tests.run.programs import Program
-here = pathlib.Path({directory!r})
-runner = build_runner(dict(type="SlurmRunner", partition="eval", num_cpus=1, memory_gb=0.5))
-task = Program(here, "t", "out.with_suffix('.up').write_text(str(os.getpid())); time.sleep({seconds}); out.touch()")
-runner.settle(here / "c")
-if task.get_output_paths()[0].exists():
-    sys.exit("it was there")
-runner.launch([task], [here / "c" / "0.json"])
-"""
-
-
-def run_apart(directory: Path, seconds: float) -> subprocess.Popen[str]:
-    code = RUN.format(repository=str(REPOSITORY), directory=str(directory), seconds=seconds)
-    return subprocess.Popen([sys.executable, "-c", code], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
+SLURM = {"type": "SlurmRunner", "partition": "eval", "num_cpus": 1, "memory_gb": 0.5}
 
 
 def test_after_a_kill_the_next_process_waits_for_the_job(slurm: Cluster, tmp_path: Path) -> None:
-    first = run_apart(tmp_path, 6)
-    wait_for((tmp_path / "out" / "t" / "d.up").exists)
+    first = Apart(SLURM, tmp_path)
+    first.pid_of_task()
     first.kill()
-    first.wait()
     (manifest,) = (tmp_path / "c").glob("*.array.json")
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "job": None}))  # killed just after sbatch
-    second = run_apart(tmp_path, 6)
-    said = second.communicate(timeout=60)[1]
-    assert "of the former process still runs" in said and "it was there" in said
-    assert len(list((tmp_path / "c").glob("*.array.json"))) == 1
+    after_a_kill_the_next_waits(SLURM, tmp_path)
 
 
 def test_ctrl_c_cancels(slurm: Cluster, tmp_path: Path) -> None:
-    process = run_apart(tmp_path, 600)
-    up = tmp_path / "out" / "t" / "d.up"
-    wait_for(lambda: up.exists() and up.read_text() != "")
-    process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert "cancelling job" in said and "KeyboardInterrupt" in said
-    assert not slurm.jobs() and not alive(int(up.read_text()))
+    ctrl_c_cancels(Apart(SLURM, tmp_path), signal.SIGINT)
+    assert not slurm.jobs()
 
 
 def test_a_site_without_quotatype_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

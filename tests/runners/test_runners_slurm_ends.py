@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,7 +32,6 @@ def test_who_has_no_time_left_is_tried_again_and_who_is_requeued_or_released_goe
     slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All at the same time: Slurm looks at time limits every 30 s only."""
-    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
     where = {name: tmp_path / name for name in ("again", "once", "requeued", "released", "kept")}
     runners = {
         "again": build(retry=1, minutes=1),
@@ -72,22 +72,30 @@ def test_who_has_no_time_left_is_tried_again_and_who_is_requeued_or_released_goe
     assert (outcome.ok, outcome.tries, outcome.reason) == (False, 1, "TIMEOUT (TimeLimit)")
 
 
-def test_a_lost_node_costs_a_try_where_slurm_may_not_requeue(
-    slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("autoeval.runners.cluster.GREATEST_WAIT", 1.0)
-    extra = ["--no-requeue"]
-    again = in_background(
-        lambda: launch(build(extra=extra, retry=1), [Program(tmp_path / "a", "a", TWICE)], tmp_path / "a")
-    )
-    once = in_background(lambda: launch(build(extra=extra), [Program(tmp_path / "o", "o", TWICE)], tmp_path / "o"))
-    wait_for(lambda: started(tmp_path / "a", "a") and started(tmp_path / "o", "o"))
+def test_a_lost_node_costs_a_try_only_where_slurm_may_not_requeue(slurm: Cluster, tmp_path: Path) -> None:
+    runners = {
+        "again": build(extra=["--no-requeue"], retry=1),
+        "once": build(extra=["--no-requeue"]),
+        "requeued": build(),
+    }
+    running = {
+        name: in_background(lambda name=name: launch(runners[name], [Program(tmp_path, name, TWICE)], tmp_path / name))  # type: ignore[misc]
+        for name in runners
+    }
+    wait_for(lambda: all(started(tmp_path, name) for name in runners))
     slurm.call("scontrol", "update", "NodeName=ci0", "State=DOWN", "Reason=test")
     slurm.call("scontrol", "update", "NodeName=ci0", "State=RESUME")
-    for thread, _ in (again, once):
+    for thread, _ in running.values():
         thread.join(60)
-    assert [(one.ok, one.tries) for one in again[1]] == [(True, 2)]
-    assert [(one.ok, one.tries, one.reason.split()[0]) for one in once[1]] == [(False, 1, "NODE_FAIL")]
+    ends = {
+        name: [(one.ok, one.tries, one.why.split(" ")[0]) for one in outcomes]
+        for name, (_, outcomes) in running.items()
+    }
+    assert ends == {
+        "again": [(True, 2, "")],
+        "once": [(False, 1, "NODE_FAIL")],
+        "requeued": [(True, 1, "")],  # Slurm itself has started it again
+    }
 
 
 INSIDE = """
@@ -128,12 +136,14 @@ def test_run_py_inside_srun(slurm: Cluster, tmp_path: Path) -> None:
         env=world.environment(SBATCH_MEM_PER_NODE="2000M"),  # what a user wishes of sbatch is his
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     (row,) = [line for line in done.stdout.splitlines() if line.startswith("small ")]
     assert "±" in row
+    (spent,) = tmp_path.glob("outputs/default/*/logs/infer/gpt2_hf/small.seconds.json")
+    assert json.loads(spent.read_text())["items"] == 20  # by which the next run's tasks are dealt out
     told = slurm.call("squeue", "--noheader", "--states=all", "--format=%j|%P|%T|%b", "--sort=i").splitlines()
     assert "OpenICLInfer[gpt2_hf/small]|debug|COMPLETED|gres:gpu:1" in told
     assert "OpenICLEval[gpt2_hf/small]|debug|COMPLETED|N/A" in told
