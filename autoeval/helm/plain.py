@@ -52,12 +52,10 @@ class Plain:
             if not dataclasses.is_dataclass(kind):
                 return value  # json says what it thinks of it
             names = self._fields[kind] = tuple(field.name for field in dataclasses.fields(kind))
-        mapping = {}
-        for name in names:
-            one = getattr(value, name)
-            if one is not None:
-                mapping[name] = one if type(one) in _ATOMS else self(one)
-        return mapping
+        own = getattr(value, "__dict__", {})
+        # The usual case, an object that has its fields and nothing else, is worth a loop of its own.
+        pairs = own.items() if len(own) == len(names) else [(name, getattr(value, name)) for name in names]
+        return {name: one if type(one) in _ATOMS else self(one) for name, one in pairs if one is not None}
 
 
 def instances_from(raw: Sequence[dict[str, Any]]) -> list[Instance]:
