@@ -104,9 +104,10 @@ class Transfer:
 
     def _is_here(self, file: Wanted) -> bool:
         try:
-            return (self._target / file.stored.name).stat().st_size == file.stored.size
+            found = (self._target / file.stored.name).stat()
         except FileNotFoundError:
             return False
+        return (found.st_size, found.st_mtime_ns) == (file.stored.size, file.stored.modified_ns)
 
     def _fetch(self, file: Wanted) -> None:
         stored, final = file.stored, self._target / file.stored.name
