@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://\S")
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # Options that are, or hold, credentials in s3fs, gcsfs, adlfs, ossfs, and in what they hand on to boto.
 _SECRET = re.compile(
     r"(^|_)(key|secret|token|password|passwd|username|credentials?|access_key(_id)?|connection_string|authorization)$",
