@@ -30,10 +30,10 @@ _ACTIONS = {
 def examine_wandb(config: AutoEval) -> Iterator[Finding]:
     """Online: a question to the server that needs the key. Nothing is written there."""
     settings = config.wandb
-    if settings is None or settings.mode != "online":
-        mode = None if settings is None else settings.mode
-        later = "; --sync-wandb sends it when there is a network" if mode == "offline" else ""
-        yield ok("wandb", f"mode {mode}: nothing is sent, no key is needed{later}")
+    assert settings is not None and settings.mode is not None
+    if settings.mode != "online":
+        later = "; --sync-wandb sends it when there is a network" if settings.mode == "offline" else ""
+        yield ok("wandb", f"mode {settings.mode}: nothing is sent, no key is needed{later}")
         return
     address = settings.base_url or os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
     host = urlparse(address).hostname or address

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError, create_model
 from autoeval.config import AutoEval, load_config, nested_section, with_absolute_paths
 from autoeval.doctor.finding import Finding, ok, problem
 from autoeval.planning import FIVE_DIMENSIONS, WatchOptions
+from autoeval.runner_sections import KINDS
 from autoeval.yaml_file import ConfigError, YamlFile
 
 CHECK = "configuration"
@@ -33,7 +34,7 @@ def read(path: Path, watch: WatchOptions) -> tuple[list[AutoEval], list[Finding]
 
 
 def _complaint(line: str) -> Finding:
-    return problem(CHECK, line, "a file as docs/operations.md and the README describe it", "mend this line of the file")
+    return problem(CHECK, line, "", "correct it there; the README and docs/ describe each key")
 
 
 def _missing_sections(runs: Sequence[AutoEval], watch: WatchOptions, path: Path) -> list[Finding]:
@@ -65,7 +66,7 @@ def _usable(path: Path) -> list[AutoEval]:
 
 
 def _partial(model: type[BaseModel], content: dict[Any, Any]) -> Any:
-    """A ``model`` of the fields that can be used; the others have their default, or ``None``."""
+    """A ``model`` of the fields that can be used. What is not given has its default, what is given wrong is ``None``."""
     values: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         values[name] = None if field.is_required() else field.get_default(call_default_factory=True)
@@ -77,7 +78,6 @@ def _partial(model: type[BaseModel], content: dict[Any, Any]) -> Any:
         try:
             values[name] = getattr(alone.model_validate({keys[-1]: given}), name)
         except ValidationError:
-            nested = nested_section(field.annotation)
-            if nested is not None and isinstance(given, dict):
-                values[name] = _partial(nested, given)
+            nested = None if name in KINDS else nested_section(field.annotation)
+            values[name] = None if nested is None or not isinstance(given, dict) else _partial(nested, given)
     return model.model_construct(**values)

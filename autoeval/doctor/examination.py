@@ -25,7 +25,7 @@ from autoeval.runners.worker_process import HOME, worker_environment
 MACHINE = "this machine"
 WORKER_SECONDS = 600.0  # for all data sets to be read
 
-Check = Callable[[], Iterable[Finding]]
+Check = tuple[str, Callable[[], Iterable[Finding]]]  # what is checked, and how
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ def examine(path: Path, asked: Asked, *, json_wanted: bool = False, print_now: C
     found: list[tuple[str, list[Finding]]] = []
     runs, complaints = configuration.read(path, asked.watch)
     broken = any(one.level == "problem" for one in complaints)
-    own: list[Check] = [lambda: complaints]
+    own: list[Check] = [(configuration.CHECK, lambda: complaints)]
     if asked.everything:
-        own.append(partial(examine_packages, runs))
+        own.append(("packages", partial(examine_packages, runs)))
     subjects: list[tuple[str, list[Check]]] = [(MACHINE, own)]
     subjects += [(run.model_name or f"run {number}", _checks(run, asked)) for number, run in enumerate(runs, start=1)]
     for subject, checks in subjects:
@@ -69,39 +69,46 @@ def examine(path: Path, asked: Asked, *, json_wanted: bool = False, print_now: C
 
 def _all(checks: Iterable[Check], broken: bool) -> Iterator[Finding]:
     """What all checks find. One that breaks off is told and keeps the others from nothing."""
-    for check in checks:
+    for name, check in checks:
         try:
             yield from check()
         except (AttributeError, TypeError, AssertionError) as error:
-            if not broken:
-                yield problem(
-                    "doctor", f"{type(error).__name__}: {error}", "a check that comes to its end", "report it"
-                )
-            # Otherwise a key that it needs is among those that were complained of.
+            if broken:  # it needs a key that was complained of
+                expected = "a configuration that says what this check needs"
+                yield warning(name, "not checked, or not to the end", expected, "correct the configuration first")
+            else:
+                yield _broke_off(name, error)
         except Exception as error:
-            yield problem("doctor", f"{type(error).__name__}: {error}", "a check that comes to its end", "see above")
+            yield _broke_off(name, error)
+
+
+def _broke_off(name: str, error: Exception) -> Finding:
+    found = f"the check broke off: {type(error).__name__}: {error}"
+    return problem(name, found, "a check that comes to its end", "mend what it says; if it says nothing, report it")
 
 
 def _checks(config: AutoEval, asked: Asked) -> list[Check]:
     """In the order of a run: where it works, what it watches, what it evaluates, where, what it tells."""
     examined = _Examined(config, asked)
+    proof: Check = ("offline", lambda: _proof(config, asked.watch))
     if not asked.everything:
-        return [lambda: _proof(config, asked.watch)]
+        return [proof]
     checks: list[Check] = [
-        lambda: places.examine_work_dir(config.work_dir),
-        examined.checkpoints,
-        examined.room,
-        examined.files,
-        examined.worker,
-        examined.runners,
+        ("work_dir", lambda: places.examine_work_dir(config.work_dir)),
+        ("checkpoint_path", examined.checkpoints),
+        ("disk space", examined.room),
+        ("files", examined.files),
+        ("worker", examined.worker),
+        ("runner", examined.runners),
     ]
     if asked.offline:
-        checks.append(lambda: _proof(config, asked.watch))
-    else:
-        checks.append(lambda: accounts.examine_wandb(config))
-        send = asked.send_test_message
-        checks.append(lambda: accounts.examine_messages(config.channels, config.project_name, send=send))
-    return checks
+        return [*checks, proof]
+    send = asked.send_test_message
+    return [
+        *checks,
+        ("wandb", lambda: accounts.examine_wandb(config)),
+        ("messages", lambda: accounts.examine_messages(config.channels, config.project_name, send=send)),
+    ]
 
 
 class _Examined:
@@ -223,6 +230,7 @@ class _Examined:
         file = None
         if self.newest is not None:
             file = next((path for path in sorted(self.newest.path.rglob("*")) if path.is_file()), None)
+        assert config.work_dir is not None and config.runner is not None
         sections = {"runner": config.runner, "conversion_runner": config.conversion_runner}
         for name, section in sections.items():
             if section is not None:
