@@ -59,7 +59,6 @@ def run_helm_task(
     cost_before = dataclasses.replace(model.cost)
     with offline(*_host(model)), quiet(), registered(model, name=name):
         with _benchmark_output(output_path):
-            _use_nltk_data(output_path)
             made = Runs(_runner(output_path, suite), task, model, name, seconds_limit)
             made.complete()
         if made.failures:
@@ -91,16 +90,6 @@ def _benchmark_output(output_path: Path) -> Iterator[None]:
         yield
     finally:
         set_benchmark_output_path(before)
-
-
-def _use_nltk_data(output_path: Path) -> None:
-    """Let nltk find its data in ``<output_path>/nltk_data`` too, so that all that HELM needs can lie in one place."""
-    directory = output_path / "nltk_data"
-    if directory.is_dir():
-        import nltk
-
-        if str(directory) not in nltk.data.path:
-            nltk.data.path.append(str(directory))
 
 
 def _runner(output_path: Path, suite: str) -> Any:

@@ -146,6 +146,7 @@ class BulkRunner(Runner):
     def __init__(self, execution_spec: ExecutionSpec, *arguments: Any, **keywords: Any) -> None:
         super().__init__(execution_spec, *arguments, **keywords)
         self.executor = BulkExecutor(execution_spec)
+        _use_nltk_data(Path(self.output_path))
         self.prompts = PromptStore(Path(self.output_path))
         self.prompts_reused = 0
 
@@ -210,6 +211,16 @@ class BulkRunner(Runner):
             if count > 1:
                 _LOGGER.warning("%s: %d statistics are called %s", run_spec.name, count, name)
         return stats, per_instance
+
+
+def _use_nltk_data(output_path: Path) -> None:
+    """Let nltk find its data in ``<output_path>/nltk_data`` too, so that all that HELM needs can lie in one place."""
+    directory = str(output_path.resolve() / "nltk_data")
+    if Path(directory).is_dir():
+        import nltk
+
+        if directory not in nltk.data.path:
+            nltk.data.path.append(directory)
 
 
 def _usable(spec: RunSpec) -> RunSpec:
