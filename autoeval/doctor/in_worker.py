@@ -20,6 +20,7 @@ from typing import Any
 
 from autoeval.doctor.finding import Finding, ok, problem, warning
 from autoeval.offline.environment import keep_off_the_hub
+from recorder.untrusted import PrintableRecord
 
 SAMPLE = "Evaluating 8 checkpoints – of a language model: naïve, 模型.\n"
 SMI_SECONDS = 20.0
@@ -222,6 +223,7 @@ def main() -> int:
     from autoeval.tasks.worker import take_standard_output
 
     out = take_standard_output()
+    logging.setLogRecordFactory(PrintableRecord)
     logging.basicConfig(level=logging.ERROR, stream=sys.stderr)
     keep_off_the_hub()
     for finding in answer(json.load(sys.stdin)):
