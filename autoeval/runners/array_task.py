@@ -39,6 +39,22 @@ def run(array: Path, number: int) -> int:
     log.parent.mkdir(parents=True, exist_ok=True)
     record.unlink(missing_ok=True)  # of an earlier start: a requeued job keeps its id and its number
     started = time.time()
+    process: subprocess.Popen[bytes] | None = None
+    signalled: list[int] = []
+
+    def end(signum: int) -> None:
+        if process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signum)
+
+    def pass_on(signum: int, _frame: Any) -> None:
+        signalled.append(signum)
+        end(signal.SIGTERM)
+        signal.alarm(int(GRACE_SECONDS))
+
+    for number_of_signal in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number_of_signal, pass_on)
+    signal.signal(signal.SIGALRM, lambda _signum, _frame: end(signal.SIGKILL))
     with log.open("ab") as output:
         process = subprocess.Popen(
             command,
@@ -49,23 +65,10 @@ def run(array: Path, number: int) -> int:
             start_new_session=True,
             env={**os.environ, ENDS_WITH_INPUT: "1"},
         )
+        if signalled:  # before there was anybody to pass it on to
+            end(signal.SIGTERM)
         if os.environ.get(ENDS_WITH_INPUT):
             threading.Thread(target=_end_with_input, args=(process,), daemon=True).start()
-        signalled: list[int] = []
-
-        def pass_on(signum: int, _frame: Any) -> None:
-            signalled.append(signum)
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            signal.alarm(int(GRACE_SECONDS))
-
-        def insist(_signum: int, _frame: Any) -> None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-
-        signal.signal(signal.SIGTERM, pass_on)
-        signal.signal(signal.SIGINT, pass_on)
-        signal.signal(signal.SIGALRM, insist)
         code = process.wait()
     ended = {
         "code": code,

@@ -38,7 +38,7 @@ class Apart:
     def pid_of_task(self) -> int:
         """Once it runs."""
         up = self._out / "d.up"
-        wait_for(lambda: up.exists() and up.read_text() != "", 60)
+        wait_for(lambda: up.exists() and up.read_text() != "", 180)
         return int(up.read_text())
 
     def kill(self) -> None:
@@ -64,13 +64,13 @@ def after_a_kill_the_next_waits(options: dict[str, Any], directory: Path) -> Non
     second = Apart(options, directory)
     second.said("of the former process still runs")
     second.let_go()
-    assert "it was there" in second.process.communicate(timeout=90)[1]
+    assert "it was there" in second.process.communicate(timeout=180)[1]
     assert len(list((directory / "c").glob("*.array.json"))) == 1
 
 
 def ctrl_c_cancels(process: Apart, signum: int) -> None:
     pid = process.pid_of_task()
     process.process.send_signal(signum)
-    said = process.process.communicate(timeout=90)[1]
+    said = process.process.communicate(timeout=180)[1]
     assert "cancelling job" in said and "KeyboardInterrupt" in said
-    wait_for(lambda: not alive(pid), 30)
+    wait_for(lambda: not alive(pid), 60)
