@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from autoeval.convert.errors import ConversionError
 from autoeval.convert.run_config import read_run_config
 from autoeval.datasets.rows import DatasetError, read_json, read_jsonl
 from autoeval.models.adapter import base_of
+from autoeval.status import Status, print_status
 from autoeval.tasks.stored import read_records
 from autoeval.yaml_file import ConfigError, YamlFile
 from recorder.baselines import BaselinesError, load_baselines
@@ -25,7 +28,7 @@ from recorder.messages.answer import Reply
 from recorder.results import ResultFileError, read_result
 from recorder.sources.harness import read_harness
 from recorder.sources.measurement import SourceError
-from recorder.untrusted import csv_cell, parse_json, parse_yaml, printable
+from recorder.untrusted import PrintableRecord, csv_cell, parse_json, parse_yaml, printable
 from recorder.writer_config import WriterConfigError, read_config
 
 DEEP = "[" * 100_000
@@ -127,3 +130,25 @@ def test_numbers_and_plain_names_stay_what_they_are() -> None:
 def test_a_terminal_is_not_steered() -> None:
     told = "a\x1b[2J\x1b]0;owned\x07b\x9b31m\r\u202egpj\ud800\nnext\tcolumn é 文 ▲"
     assert printable(told) == "a\\x1b[2J\\x1b]0;owned\\x07b\\u009b31m\\x0d\\u202egpj\\ud800\nnext\tcolumn é 文 ▲"
+
+
+def test_neither_log_lines_nor_the_status_steer_one(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    record = PrintableRecord("x", logging.INFO, "f", 1, "%s is missing", ("\x1b[2J.distcp",), None)
+    assert logging.Formatter().format(record) == "\\x1b[2J.distcp is missing"
+    try:
+        raise ValueError("\x1b]0;owned\x07")
+    except ValueError:
+        record = PrintableRecord("x", logging.ERROR, "f", 1, "told", (), sys.exc_info())
+    shown = logging.Formatter().format(record)
+    assert "\x1b" not in shown and "\\x1b]0;owned\\x07" in shown and "Traceback" in shown
+    status = Status("gpt", str(tmp_path), (), ((1000, "\x1b[2Jx.distcp is missing"),))
+    print_status([status])
+    assert "\\x1b[2Jx.distcp is missing" in capsys.readouterr().out
+
+
+def test_every_program_that_logs_makes_its_records_so() -> None:
+    home = Path(__file__).resolve().parents[2]
+    for file in [*(home / "autoeval").rglob("*.py"), *(home / "recorder").rglob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        if "logging.basicConfig(" in text:
+            assert "logging.setLogRecordFactory(PrintableRecord)" in text, file
