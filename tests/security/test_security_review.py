@@ -13,7 +13,7 @@ NAMED = re.compile(r"`(?P<file>tests/[\w/]+\.py)(?:::(?P<test>\w+))?`|`::(?P<sam
 
 
 @cache
-def tests_in(file: str) -> frozenset[str]:
+def defined_in(file: str) -> frozenset[str]:
     tree = ast.parse((HOME / file).read_text(encoding="utf-8"))
     return frozenset(node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 
@@ -29,7 +29,7 @@ def cited() -> set[tuple[str, str]]:
 
 
 def test_every_test_that_the_review_names_is_there() -> None:
-    missing = [f"{file}::{test}" for file, test in sorted(cited()) if test not in tests_in(file)]
+    missing = [f"{file}::{test}" for file, test in sorted(cited()) if test not in defined_in(file)]
     assert missing == []
     assert len(cited()) > 100
 
@@ -46,7 +46,7 @@ def test_every_security_test_is_in_the_review() -> None:
     here = {
         (file.relative_to(HOME).as_posix(), test)
         for file in (HOME / "tests" / "security").glob("test_*.py")
-        for test in tests_in(file.relative_to(HOME).as_posix())
+        for test in defined_in(file.relative_to(HOME).as_posix())
         if test.startswith("test_") and file.name != Path(__file__).name
     }
     assert sorted(here - cited()) == []
