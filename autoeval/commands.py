@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import errno
 import logging
+import os
 import signal
 import sqlite3
 import sys
@@ -72,6 +73,9 @@ def run_command(options: argparse.Namespace) -> int:
     except (LedgerError, StartError) as error:
         print(f"evaluator.py: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who read our output has enough of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 128 + signal.SIGPIPE
     except Exception:
         logger.exception("evaluator.py has ended by an error of its own")
         return CRASHED

@@ -146,6 +146,7 @@ def test_ray(places: tuple[Path, Path]) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests it would hardly run at all
     import ray
     from ray.cluster_utils import Cluster as RayCluster
 
