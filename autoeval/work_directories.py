@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autoeval.heartbeat import HEARTBEAT, Doing, Heart
-from autoeval.lock import WorkDirectoryLock
+from autoeval.lock import LOCK, WorkDirectoryLock
 from autoeval.log_files import LogLimits, RotatingLog
 from autoeval.yaml_file import ConfigError
 
@@ -34,6 +34,8 @@ class WorkDirectories:
                 lock.release()
             raise
         for directory, lock in new.items():
+            for left in (*directory.glob(".settings.json.*.tmp"), *directory.glob(f".{LOCK}.*.tmp")):
+                left.unlink(missing_ok=True)  # of one that was killed while it wrote: who wrote it held the lock
             self._held[directory] = (lock, _log_to(directory / "logs" / "daemon.log", limits[directory]))
         self.heart.directories = tuple(self._held)
 

@@ -6,6 +6,7 @@ quarantined as ``hf.quarantined`` beside it, for a person to look at; only the n
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Collection
 from pathlib import Path
@@ -31,12 +32,18 @@ def keep_newest(run_directory: Path, count: int, in_use: Collection[Path]) -> No
 
 
 def sweep(run_directory: Path, busy: Collection[Path] = ()) -> None:
-    """Remove what a conversion that was killed left beside its place. In directories that are ``busy`` one may be at work
-    still, on another machine."""
-    for pattern in ("iter_*/.hf.partial-*", "iter_*/.hf.old-*"):
-        for left in run_directory.glob(pattern):
-            if left.parent not in busy:
+    """Remove what a worker that was killed left: a conversion beside its place, files under their temporary names. In
+    directories that are ``busy`` one may be at work still, on another machine."""
+    for directory in run_directory.glob("iter_*"):
+        if directory in busy:
+            continue
+        for pattern in (".hf.partial-*", ".hf.old-*"):
+            for left in directory.glob(pattern):
                 shutil.rmtree(left, ignore_errors=True)
+        for pattern in (".*.tmp", "results/*/.*.tmp", "predictions/*/.*.tmp"):
+            for file in directory.glob(pattern):
+                with contextlib.suppress(OSError):
+                    file.unlink()
 
 
 def make_room(target: Path, needed: int, budget: int | None, in_use: Path | None = None) -> None:

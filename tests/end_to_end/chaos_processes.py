@@ -17,6 +17,7 @@ from __future__ import annotations
 import array
 import contextlib
 import ctypes
+import gc
 import importlib
 import json
 import os
@@ -33,8 +34,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 HOME = Path(__file__).resolve().parents[2]
 PRELOADED = (
     "torch",
@@ -47,6 +46,12 @@ PRELOADED = (
     "autoeval.tasks.worker",
     "autoeval.tasks.icl",
     "autoeval.tasks.together",
+    "autoeval.status",
+    "autoeval.openicl.dense_retrievers",
+    "mmengine.config",
+    "plotly.offline",
+    "apscheduler.triggers.interval",
+    "evaluator",
     "autoeval.diagnosis.follow",
     "apscheduler.schedulers.background",
     "watchdog.observers",
@@ -75,6 +80,12 @@ _COUNTED = frozenset(
 HELPER = "chaos-helper"  # no process of the daemon's: it is spared
 _CLONE_PARENT = 0x00008000
 _SYS_CLONE = {"x86_64": 56, "aarch64": 220}
+FAKETIME = {
+    "FAKETIME_TIMESTAMP_FILE": "/dev/null",
+    "FAKETIME_CACHE_DURATION": "1",
+    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+    "NO_FAKE_STAT": "1",
+}
 LIBFAKETIME = (
     "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
     "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
@@ -89,37 +100,25 @@ def why_not() -> str | None:
 
 
 class Zygote:
-    """For one thread. Daemons become children of this process when it has called ``adopt_orphans``."""
+    """Forked from this process, which has imported all (``preload``) and has one thread still. Its daemons become
+    children of this process when that adopts orphans."""
 
-    def __init__(self, clock: Path | None = None):
-        """``clock`` is the file with the offset of all clocks, see ``set_clock``."""
-        environment = dict(os.environ, PYTHONPATH=str(HOME), OMP_NUM_THREADS="1", WANDB_ERROR_REPORTING="false")
-        self.clock = clock
-        self.real_clock = ""
-        if clock is not None:
-            set_clock(clock, 0.0)
-            library = next((path for path in LIBFAKETIME if Path(path).exists()), None)
-            if library is not None:
-                self.real_clock = library
-                environment |= {
-                    "LD_PRELOAD": library,
-                    "FAKETIME_TIMESTAMP_FILE": str(clock),
-                    "FAKETIME_CACHE_DURATION": "1",
-                    "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-                    "NO_FAKE_STAT": "1",
-                }
-        self.environment = {name: value for name, value in environment.items() if name.startswith("FAKETIME")}
+    def __init__(self, clock: Path):
+        """``clock`` is the file that says how far the daemons' clocks are off (``chaos_family.set_clock``)."""
+        self.environment = {name: value for name, value in os.environ.items() if name in FAKETIME}
+        self.environment["FAKETIME_TIMESTAMP_FILE"] = str(clock)
         mine, its = socket.socketpair()
-        self._channel = mine.makefile("rw")
-        command = [sys.executable, __file__, str(its.fileno()), "" if clock is None or self.real_clock else str(clock)]
-        self._process = subprocess.Popen(command, pass_fds=(its.fileno(),), env=environment, cwd=HOME)
+        self.pid = os.fork()
+        if self.pid == 0:
+            mine.close()
+            os.environ.update(self.environment)
+            if not has_faketime():
+                _own_clock(clock)
+            _serve(its.makefile("rw"))
+            os._exit(0)
         its.close()
+        self._channel = mine.makefile("rw")
         mine.close()
-        assert self._channel.readline() == "ready\n", "the libraries could not be imported"
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
 
     def start(
         self,
@@ -138,72 +137,31 @@ class Zygote:
 
     def close(self) -> None:
         self._channel.close()
-        self._process.wait()
+        os.waitpid(self.pid, 0)
 
 
-class Family:
-    """What becomes of this process's children, and of what its descendants leave behind, but for ``spared``."""
-
-    def __init__(self, spared: int):
-        from autoeval.runners.processes import adopt_orphans
-
-        adopt_orphans()
-        self._spared = spared
-        self._ended: dict[int, int] = {}
-
-    def reap(self) -> None:
-        for child in psutil.Process().children():
-            if child.pid != self._spared:
-                with contextlib.suppress(ChildProcessError):
-                    pid, status = os.waitpid(child.pid, os.WNOHANG)
-                    if pid:
-                        self._ended[pid] = os.waitstatus_to_exitcode(status)
-
-    def code(self, pid: int) -> int | None:
-        """How ``pid`` ended, ``None`` while it lives."""
-        self.reap()
-        return self._ended.get(pid)
-
-    def members(self) -> list[psutil.Process]:
-        """All that live now."""
-        self.reap()
-        found = []
-        for one in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.Error):
-                if one.pid != self._spared and one.status() != psutil.STATUS_ZOMBIE:
-                    found.append(one)
-        return found
-
-    def left_after(self, seconds: float) -> list[str]:
-        """What does not end by itself; it is killed."""
-        until = time.monotonic() + seconds
-        while left := self.members():
-            if time.monotonic() > until:
-                break
-            time.sleep(0.05)
-        told = []
-        for one in left:
-            with contextlib.suppress(psutil.Error):
-                words = " ".join(one.cmdline())[-150:]
-                told.append(f"process {one.pid} is left after {seconds:.0f} s: {words} ({one.status()})")
-                one.kill()
-        return told
+def preload_environment(*, faketime: bool) -> dict[str, str]:
+    """Of a process that is to call ``preload``. With ``faketime`` that library, where it is installed, says what time it
+    is in there; it costs half as much again."""
+    environment = dict(os.environ, PYTHONPATH=str(HOME), OMP_NUM_THREADS="1", WANDB_ERROR_REPORTING="false")
+    library = next((path for path in LIBFAKETIME if Path(path).exists()), None) if faketime else None
+    return environment if library is None else environment | FAKETIME | {"LD_PRELOAD": library}
 
 
-def set_clock(file: Path, offset: float) -> None:
-    """From now on it is ``offset`` seconds later than it is."""
-    file.write_text(f"{offset:+.0f}\n")
+def has_faketime() -> bool:
+    return "libfaketime" in os.environ.get("LD_PRELOAD", "")
 
 
-def _serve(channel: Any, clock: str) -> None:
-    if clock:
-        _own_clock(Path(clock))
-    elif "libfaketime" in os.environ.get("LD_PRELOAD", ""):
+def preload() -> None:
+    if has_faketime():
         time.sleep = _sleep
     for name in PRELOADED:
         importlib.import_module(name)
-    channel.write("ready\n")
-    channel.flush()
+    gc.collect()
+    gc.freeze()  # otherwise each forked process would write to, and so copy, every object in the first collection
+
+
+def _serve(channel: Any) -> None:
     for line in channel:
         middle = os.fork()
         if middle == 0:  # ends at once, so that the daemon is nobody's child but the test's
@@ -433,8 +391,3 @@ class _Forked(subprocess.Popen):  # type: ignore[type-arg]
         self.pid = self.helper.fork(order, wanted)
         self._child_created = True
         self._close_pipe_fds(*pipes)  # type: ignore[attr-defined]
-
-
-if __name__ == "__main__":
-    sys.path[0] = str(HOME)
-    _serve(socket.socket(fileno=int(sys.argv[1])).makefile("rw"), sys.argv[2])

@@ -63,3 +63,15 @@ def test_what_a_killed_conversion_left_is_swept(tmp_path: Path) -> None:
     model(tmp_path, 200, name=".hf.old-77")
     sweep(tmp_path)
     assert sorted(path.name for path in tmp_path.glob("*/*")) == ["hf"]
+
+
+def test_what_a_killed_worker_was_writing_is_swept_where_nobody_is_at_work(tmp_path: Path) -> None:
+    for iteration in (100, 200):
+        for place in ("", "results/gpt", "predictions/gpt"):
+            directory = tmp_path / f"iter_0000{iteration}" / place
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / ".mmlu.json.abc123.tmp").write_text("{")
+            (directory / "mmlu.json").write_text("{}")
+    sweep(tmp_path, {tmp_path / "iter_0000200"})
+    assert sorted(path.parts[-2] for path in tmp_path.rglob("*.tmp")) == ["gpt", "gpt", "iter_0000200"]
+    assert not list((tmp_path / "iter_0000100").rglob("*.tmp")) and len(list(tmp_path.rglob("mmlu.json"))) == 6
