@@ -22,9 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from autoeval.tasks import ENDS_WITH_INPUT
 from recorder.files import write_json
 
-ENDS_WITH_INPUT = "AUTOEVAL_ENDS_WITH_INPUT"
 GRACE_SECONDS = 20.0  # after SIGTERM; a queue's own patience may be shorter
 
 

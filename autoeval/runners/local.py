@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from autoeval.runners.cluster import ClusterRunner
-from autoeval.runners.jobs import QueueRefused
+from autoeval.runners.jobs import QueueRefused, Resources
 from autoeval.runners.local_queue import LocalQueue, visible_gpus
 from autoeval.runners.outcome import Outcome, missing
 from autoeval.runners.slots import Wanted
@@ -85,6 +85,7 @@ class LocalRunner:
             queue,
             max_num_workers=self.max_num_workers,
             retry=self.retry,
+            resources=Resources(num_cpus=1),  # of as many slots as there are workers, whatever array it is in
             environment=environment,
             sleep=queue.wait,
         )

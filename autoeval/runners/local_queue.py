@@ -46,8 +46,7 @@ class LocalQueue:
     """``directory`` is the queue: all who name it share its slots and find its jobs.
 
     ``gpus``: ids, by default what ``visible_gpus`` finds; each has ``max_workers_per_gpu`` tasks at most. ``cpus`` slots
-    (as many as this process may use), of which a task takes ``num_cpus``, or one; ``memory_gb``, by default the
-    machine's, of which it takes what it asks for. Where there are no GPUs, tasks that want some run without. ``slots``:
+    (as many as this process may use) and ``memory_gb`` (the machine's): of them a task takes what it asks for. Where there are no GPUs, tasks that want some run without. ``slots``:
     another directory than the queue's, to share GPUs, CPUs and memory with other queues. With ``tethered`` jobs end with
     this process, whatever ends it.
     """
@@ -83,7 +82,7 @@ class LocalQueue:
         if not re.fullmatch(r"[\w.-]+", array.key) or array.key == "slots":
             raise ValueError(f"key {array.key!r}: expected letters, digits, '-', '_' and '.'")
         asked = array.resources
-        wanted = Wanted(asked.num_gpus, asked.num_cpus or 1, asked.memory_gb or 0.0)
+        wanted = Wanted(asked.num_gpus, asked.num_cpus or 0, asked.memory_gb or 0.0)
         if lacking := self.capacity.lacks(wanted):
             raise QueueRefused(f"{array.name} wants {lacking}")
         if not self.capacity.gpus:

@@ -28,6 +28,7 @@ from typing import Any, NoReturn
 
 from autoeval.runners.processes import Wakeups, adopt_orphans, boot_id, identify, kill_descendants, reap
 from autoeval.runners.slots import Capacity, Reservation, Slots, Wanted
+from autoeval.tasks import ENDS_WITH_INPUT
 from recorder.files import write_json
 
 START_SECONDS = 30.0  # what was submitted longer ago and has not started is taken for lost, and must not start any more
@@ -214,7 +215,7 @@ class _Keeper:
     def _run(self, reservation: Reservation, wakeups: Wakeups) -> str:
         """Start the task and stay until nothing of it is left; the name of an end that was not its own."""
         job, tether = self._job, (0,) if self._job.tethered else ()
-        environment = {**os.environ, "AUTOEVAL_ENDS_WITH_INPUT": "1"}
+        environment = {**os.environ, ENDS_WITH_INPUT: "1"}
         if job.capacity.gpus:
             environment["CUDA_VISIBLE_DEVICES"] = ",".join(reservation.gpus)
         self._about |= {"gpus": list(reservation.gpus), "started": time.time()}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, passed_on
+from autoeval.tasks import ENDS_WITH_INPUT
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ class _Running:
     def __init__(self, command: Sequence[str], directory: str, environment: Mapping[str, str]) -> None:
         self._code: int | None = None
         # Ray has set CUDA_VISIBLE_DEVICES in this process.
-        whole = {**os.environ, **environment, "AUTOEVAL_ENDS_WITH_INPUT": "1"}
+        whole = {**os.environ, **environment, ENDS_WITH_INPUT: "1"}
         # The input is a pipe that nobody writes: it closes when this actor is gone, whatever ended it.
         self._process = subprocess.Popen(
             list(command), cwd=directory, env=whole, stdin=subprocess.PIPE, start_new_session=True

@@ -93,26 +93,26 @@ class Slots:
         Raises ``OSError`` where the file system has no locks.
         """
         self._directory.mkdir(parents=True, exist_ok=True)
-        with self._turn(waits, wanted):
-            told = ""
-            while (gpus := self._fit(wanted, holders := self.holders())) is None:
-                if told != (reason := f"waits for {wanted}: {len(holders)} have all that is left"):
-                    waits(told := reason)
-                wait_for_end([one for holder in holders for one in holder.processes if one.alive], LOOK_AGAIN_SECONDS)
-            me = identify(os.getpid())
-            assert me is not None
-            file = self._directory / f"{uuid.uuid4().hex}.json"
-            content = {
-                "processes": [me.as_json()],
-                "gpus": gpus,
-                "cpus": wanted.cpus,
-                "memory_gb": wanted.memory_gb,
-            }
-            write_json(file, content)
+        me = identify(os.getpid())
+        assert me is not None
+        file = self._directory / f"{uuid.uuid4().hex}.json"
+        content = {"processes": [me.as_json()], "gpus": [], "cpus": wanted.cpus, "memory_gb": wanted.memory_gb}
+        if wanted != Wanted():
+            with self._turn(waits, wanted):
+                content["gpus"] = self._found(wanted, waits)
+                write_json(file, content)
         try:
             yield Reservation(file, content)
         finally:
             file.unlink(missing_ok=True)
+
+    def _found(self, wanted: Wanted, waits: Callable[[str], None]) -> list[str]:
+        told = ""
+        while (gpus := self._fit(wanted, holders := self.holders())) is None:
+            if told != (reason := f"waits for {wanted}: {len(holders)} have all that is left"):
+                waits(told := reason)
+            wait_for_end([one for holder in holders for one in holder.processes if one.alive], LOOK_AGAIN_SECONDS)
+        return gpus
 
     @contextlib.contextmanager
     def _turn(self, waits: Callable[[str], None], wanted: Wanted) -> Iterator[None]:

@@ -25,7 +25,7 @@ from typing import Any, ClassVar
 
 from autoeval.offline.environment import keep_off_the_hub
 from autoeval.openicl.inferencers import build_inferencer
-from autoeval.tasks import BAD_INPUT
+from autoeval.tasks import BAD_INPUT, ENDS_WITH_INPUT
 from autoeval.tasks.icl import infer_in_chunks
 from autoeval.tasks.job_data import load_task
 from autoeval.tasks.model_configs import SERVER, build_model, kind_of, style_of, with_model_defaults
@@ -235,7 +235,7 @@ def main(task_type: type[Task], arguments: list[str]) -> int:
         stream=sys.stderr,
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
-    if os.environ.get("AUTOEVAL_ENDS_WITH_INPUT"):
+    if os.environ.get(ENDS_WITH_INPUT):
         threading.Thread(target=_end_with_input, daemon=True).start()
     logging.getLogger("httpx").setLevel(logging.WARNING)
     keep_off_the_hub()

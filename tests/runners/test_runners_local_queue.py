@@ -234,8 +234,8 @@ def test_who_waits_for_a_gpu_can_be_cancelled_and_says_what_it_waits_for(world: 
         lambda: (
             sorted(reasons())
             == [
-                "waits for 1 GPU, 1 CPU slot: 1 have all that is left",
-                "waits for 1 GPU, 1 CPU slot: others asked before",
+                "waits for 1 GPU: 1 have all that is left",
+                "waits for 1 GPU: others asked before",
             ]
         )
     )
