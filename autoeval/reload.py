@@ -209,7 +209,8 @@ class Reload:
         """Change ``runs`` and ``views``; the runs that are new or were made anew, which nobody watches yet."""
         changes, self._changes = self._changes, Changes()
         try:
-            self._directories.hold({one.key[0]: one.config.logs.limits for one in changes.added})
+            present_or_new = (*changes.added, *changes.at_once, *changes.anew)
+            self._directories.hold({one.key[0]: one.config.logs.limits for one in present_or_new})
         except ConfigError as error:
             logger.error("SIGHUP: the new configuration cannot take effect, the old one stays: %s", error)
             return []

@@ -19,11 +19,11 @@ class WorkDirectories:
 
     def __init__(self) -> None:
         self.heart = Heart()
-        self._held: dict[Path, tuple[WorkDirectoryLock, logging.Handler]] = {}
+        self._held: dict[Path, tuple[WorkDirectoryLock, RotatingLog]] = {}
 
     def hold(self, limits: Mapping[Path, LogLimits]) -> None:
-        """Lock those that are not held yet, with the limits of their logs. Raises ``ConfigError``: then none is held
-        that was not."""
+        """Lock those that are not held yet; the logs of all have these limits from now on. Raises ``ConfigError``: then
+        none is held that was not."""
         new: dict[Path, WorkDirectoryLock] = {}
         try:
             for directory in limits:
@@ -37,6 +37,8 @@ class WorkDirectories:
             for left in (*directory.glob(".settings.json.*.tmp"), *directory.glob(f".{LOCK}.*.tmp")):
                 left.unlink(missing_ok=True)  # of one that was killed while it wrote: who wrote it held the lock
             self._held[directory] = (lock, _log_to(directory / "logs" / "daemon.log", limits[directory]))
+        for directory, those in limits.items():
+            self._held[directory][1].limits = those
         self.heart.directories = tuple(self._held)
 
     def keep_only(self, wanted: Collection[Path]) -> None:
@@ -72,7 +74,7 @@ class WorkDirectories:
         self.keep_only(())
 
 
-def _log_to(path: Path, limits: LogLimits) -> logging.Handler:
+def _log_to(path: Path, limits: LogLimits) -> RotatingLog:
     handler = RotatingLog(path, limits)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logging.getLogger().addHandler(handler)

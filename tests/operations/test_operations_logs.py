@@ -156,3 +156,16 @@ def test_the_limits_come_from_the_configuration(tmp_path: Path) -> None:
     path.write_text(text.replace("keep: 2", "keep: 0"))
     with pytest.raises(ConfigError, match=r"auto_eval\.logs\.keep: .*greater than or equal to 1, found 0"):
         load_config(path)
+
+
+def test_limits_that_the_configuration_changes_hold_at_once_for_a_log_that_is_open(tmp_path: Path) -> None:
+    from autoeval.work_directories import WorkDirectories
+
+    log = logging.getLogger("autoeval.of-this-test")
+    with WorkDirectories() as directories:
+        directories.hold({tmp_path: LogLimits()})
+        log.error("before %s", "x" * 500)
+        directories.hold({tmp_path: LogLimits(max_bytes=100, keep=1)})
+        log.error("after")
+        names = sorted(path.name for path in (tmp_path / "logs").iterdir())
+    assert names == ["daemon.log", "daemon.log.1"]
