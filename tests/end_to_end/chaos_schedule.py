@@ -55,6 +55,7 @@ class Result:
     kinds: Counter[str] = field(default_factory=Counter)
     saves: int = 0
     recorded: int = 0
+    small_disk: bool = False
     seconds: float = 0.0
 
 
@@ -110,6 +111,7 @@ class Schedule:
         self.result = Result(seed)
         self.small_disk = lane.mounted and self.random.random() < 0.3
         self.megatron = self.random.random() < 0.5
+        self.result.small_disk = self.small_disk
         self.directory = lane.place / f"seed-{seed}"
         self.out = (lane.disk if self.small_disk else self.directory) / f"out-{seed}"
         layouts = [name for name in world.variants if (name == "huggingface") != self.megatron]
