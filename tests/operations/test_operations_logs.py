@@ -119,6 +119,19 @@ def test_a_process_rotates_its_own_standard_error_with_its_children_s_and_c_libr
     assert len(list(tmp_path.iterdir())) > 3
 
 
+def test_a_shell_names_its_redirection_in_the_variable_alone(tmp_path: Path) -> None:
+    path = tmp_path / "run.log"
+    code = (
+        "import sys; from autoeval.log_files import *; log = keep_own_log(LogLimits(100, 5))\n"
+        "for n in range(20): print(f'line {n:02}', 'x' * 20, file=sys.stderr, flush=True); log.look()"
+    )
+    environment = {**os.environ, "AUTOEVAL_OWN_LOG": "run.log", "PYTHONPATH": str(HOME)}
+    script = f"'{sys.executable}' -c \"$CODE\" 2>>run.log"
+    subprocess.run(["sh", "-c", script], env={**environment, "CODE": code}, cwd=tmp_path, check=True)
+    assert sorted(one.name for one in tmp_path.iterdir()) == ["run.log", *(f"run.log.{n}" for n in range(1, 6))]
+    assert [line[:7] for line in everything(path)] == [f"line {n:02}" for n in range(20)][-len(everything(path)) :]
+
+
 def test_a_file_that_is_not_this_process_s_standard_error_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "worker.log"
     path.write_text("x" * 100)
