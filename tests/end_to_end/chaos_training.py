@@ -89,11 +89,11 @@ class Training(threading.Thread):
         self._write(iteration, variant)
 
     def _partial(self, iteration: int, variant: str, _: list[tuple[int, str]]) -> None:
-        self._write_first(iteration, variant)
+        self._write_torn(iteration, variant)
         self.story.unfinished.add(iteration)
 
     def _late(self, iteration: int, variant: str, later: list[tuple[int, str]]) -> None:
-        self._write_first(iteration, variant)
+        self._write_torn(iteration, variant)
         later.append((iteration, variant))
 
     def _deleted(self, iteration: int, variant: str, _: list[tuple[int, str]]) -> None:
@@ -126,8 +126,8 @@ class Training(threading.Thread):
     def _files(self, variant: str) -> tuple[list[Path], list[Path]]:
         source = self._variants[variant]
         files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-        marks = [path for mark in MARKS for path in files if path.name == mark]
-        return [path for path in files if path not in marks], marks or files[-1:]
+        marks = [path for mark in MARKS for path in files if path.name == mark] or files[-1:]
+        return [path for path in files if path not in marks], marks
 
     def _write(self, iteration: int, variant: str) -> None:
         self._write_first(iteration, variant)
@@ -136,6 +136,15 @@ class Training(threading.Thread):
     def _write_first(self, iteration: int, variant: str) -> None:
         for name in self._files(variant)[0]:
             self._copy(iteration, variant, name)
+
+    def _write_torn(self, iteration: int, variant: str) -> None:
+        """All but the end: half of the file that is due next."""
+        self._write_first(iteration, variant)
+        name = self._files(variant)[1][0]
+        content = (self._variants[variant] / name).read_bytes()
+        target = self._directory(iteration) / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        self._stamp(target, lambda path: path.write_bytes(content[: len(content) // 2]))
 
     def _finish(self, iteration: int, variant: str) -> None:
         for name in self._files(variant)[1]:
