@@ -67,7 +67,7 @@ class LocalQueue:
     ) -> None:
         self.directory = directory.absolute()
         self.capacity = Capacity(
-            tuple(visible_gpus() if gpus is None else gpus),
+            tuple(dict.fromkeys(visible_gpus() if gpus is None else gpus)),
             max_workers_per_gpu,
             _cpus() if cpus is None else cpus,
             _machine_memory_gb() if memory_gb is None else memory_gb,
@@ -75,6 +75,7 @@ class LocalQueue:
         self._slots = slots.absolute() if slots else self.directory / "slots"
         self._grace_seconds, self._tethered = grace_seconds, tethered
         self._started: dict[str, subprocess.Popen[bytes]] = {}  # supervisors of this process's own jobs
+        self._ended: dict[str, dict[int, JobState]] = {}
         self._live: set[str] = set()  # jobs that were not over when they were last asked about
 
     def submit(self, array: JobArray) -> str:
@@ -126,24 +127,15 @@ class LocalQueue:
                 stderr=errors,
                 start_new_session=True,
             )
-        assert process.stdout is not None
-        # Whoever writes into it never waits for us to read.
-        os.set_blocking(process.stdout.fileno(), False)
-        deadline, said = time.monotonic() + START_SECONDS, b""
-        poller = select.poll()
-        poller.register(process.stdout, select.POLLIN)
-        while UP not in said and time.monotonic() < deadline:
-            if poller.poll(1000.0 * max(0.0, deadline - time.monotonic())):
-                some = process.stdout.read()
-                if not some:
-                    break
-                said += some
-        if UP not in said:
-            process.kill()
-            process.wait()
+        try:
+            if not _is_up(process):
+                tail = " ".join(log.read_text(errors="replace").split()[-40:])
+                raise QueueError(f"the supervisor of {directory.name} did not start: {tail or 'no answer'}")
+        except BaseException:  # Ctrl-C, too
+            process.terminate()
             _close(process)
-            tail = " ".join(log.read_text(errors="replace").split()[-40:])
-            raise QueueError(f"the supervisor of {directory.name} did not start: {tail or 'no answer'}")
+            process.kill()
+            raise
         return process
 
     def poll(self, jobs: Mapping[str, int]) -> dict[str, list[JobState]]:
@@ -168,7 +160,10 @@ class LocalQueue:
         # Who lives is looked at first: what a process then has not written, it never will.
         supervisor = _identity(directory / "supervisor.json")
         will_start = supervisor.alive if supervisor else not job.lost
-        return [_task(directory, number, will_start) for number in range(size)]
+        ended = self._ended.setdefault(directory.name, {})  # what has ended stays so
+        states = [ended.get(number) or _task(directory, number, will_start) for number in range(size)]
+        ended |= {number: state for number, state in enumerate(states) if state.kind == "ended"}
+        return states
 
     def cancel(self, jobs: Iterable[str]) -> None:
         for name in jobs:
@@ -257,6 +252,20 @@ def _identity(file: Path) -> Identity | None:
         return from_json(json.loads(file.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+
+
+def _is_up(process: subprocess.Popen[bytes]) -> bool:
+    """Whether a new supervisor has said so in time."""
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    poller = select.poll()
+    poller.register(process.stdout, select.POLLIN)
+    deadline, said = time.monotonic() + START_SECONDS, b""
+    while UP not in said and poller.poll(1000.0 * max(0.0, deadline - time.monotonic())):
+        if not (some := process.stdout.read()):
+            break
+        said += some
+    return UP in said
 
 
 def _close(process: subprocess.Popen[bytes]) -> None:
