@@ -41,6 +41,11 @@ if ! command -v chromium >/dev/null && ! command -v chromium-browser >/dev/null 
 fi
 
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  if ! ls /usr/lib/*/faketime/libfaketimeMT.so.1 >/dev/null 2>&1; then
+    say "libfaketime, for clocks that jump"
+    DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libfaketime >/dev/null 2>&1 ||
+      say "note: libfaketime could not be installed; clocks jump for Python alone"
+  fi
   say "Slurm, for the tests of its runner"
   setup_scripts/slurm.sh install || say "note: Slurm could not be installed; the tests that need it will skip"
 fi
