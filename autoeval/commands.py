@@ -253,7 +253,9 @@ def dry_run(configs: Sequence[AutoEval], watch: WatchOptions) -> int:
         print(f"{config.model_name}: {len(found.complete)} complete checkpoints, {len(tasks)} tasks")
         for checkpoint in found.complete:
             state = "done" if checkpoint.fingerprint in done else "to do"
-            print(f"  iteration {checkpoint.iteration:>9}  {state:<6} {checkpoint.format:<11} {checkpoint.path}")
+            print(f"  iteration {checkpoint.iteration:>9}  {state:<6} {checkpoint.format:<11} {checkpoint.where}")
+        if found.trouble:
+            print(f"  nothing is known of what is there: {found.trouble}")
         for iteration, reason in (*found.waiting, *found.abandoned, *found.unsupported):
             print(f"  iteration {iteration:>9}  not complete: {reason}")
         for name, version in tasks:

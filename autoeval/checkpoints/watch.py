@@ -233,7 +233,7 @@ class Watcher:
         self._failures += 1
         seconds = min(FAR_PENDING_SECONDS * 2 ** min(self._failures - 1, 10), GREATEST_BACKOFF_SECONDS)
         seconds = min(seconds, self.check_interval_seconds)
-        if self._latest.trouble != str(error):
+        if self._scheduler is not None and self._latest.trouble != str(error):
             logger.warning("%s (asking again, in %.0f s at first)", error, seconds)
         if isinstance(self._saves, StoredSaves):
             self._saves.store.forget()  # credentials may be renewed meanwhile

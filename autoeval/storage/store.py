@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import email.utils
 import io
+import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -172,6 +173,9 @@ class ObjectStore:
             if self._opened is None:
                 import fsspec
 
+                # They tell where credentials were found, at DEBUG whole requests with their signatures.
+                for library in ("botocore", "aiobotocore", "s3fs", "fsspec", "gcsfs", "urllib3"):
+                    logging.getLogger(library).setLevel(logging.WARNING)
                 options = dict(self._options)
                 if self.url.startswith(("s3://", "s3a://")):
                     timeouts = {"connect_timeout": CONNECT_SECONDS, "read_timeout": READ_SECONDS}

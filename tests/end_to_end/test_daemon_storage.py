@@ -42,24 +42,20 @@ def _assert_no_credentials_in(*directories: Path) -> None:
         assert SECRET_KEY.encode() not in content and ACCESS_KEY.encode() not in content, path
 
 
-def test_checkpoints_that_are_uploaded_while_it_watches_have_the_scores_of_local_ones(
+def test_a_checkpoint_that_is_uploaded_while_it_watches_is_evaluated(
     models: Path,
     project: Path,
-    bucket: Bucket,
-    tmp_path_factory: pytest.TempPathFactory,  # noqa: F811
+    bucket: Bucket,  # noqa: F811
 ) -> None:
     (project / "evaluator.yaml").write_text(_in_bucket(CONFIG, bucket, ", settle_seconds: {upload: 0.5}"))
-    with started(project, "--check-interval", "0.01", "--end-iteration", "200") as daemon:
+    with started(project, "--check-interval", "0.01", "--end-iteration", "100", "--debug") as daemon:
         wait_for(lambda: logged(project, "watching s3://"))
-        for name in ("checkpoint-100", "checkpoint-200"):
-            upload_directory(bucket.client, bucket.name, f"run/checkpoints/{name}", models / name)
+        upload_directory(bucket.client, bucket.name, "run/checkpoints/checkpoint-100", models / "checkpoint-100")
         _, errors = daemon.communicate(timeout=300)
     assert daemon.returncode == 0, errors
-    assert states(project) == {100: "recorded", 200: "recorded"}
+    assert states(project) == {100: "recorded"}
     assert not list((project / "out" / ".copies" / "tiny-gpt2").iterdir())  # copied, evaluated, and let go
-    here = {name: models / name for name in ("checkpoint-100", "checkpoint-200")}
-    elsewhere = tmp_path_factory.mktemp("elsewhere") / "project"
-    assert scores(project) == _scores_from_a_directory(project, CONFIG, here, elsewhere)
+    assert SECRET_KEY not in errors and ACCESS_KEY not in errors  # at --debug, too
     _assert_no_credentials_in(project)
 
 
@@ -94,7 +90,7 @@ def test_an_endpoint_that_goes_away_and_a_daemon_that_is_killed_while_it_copies(
     with started(project, "--check-interval", "0.01") as daemon:
         wait_for(lambda: logged(project, "the endpoint cannot be reached"))
         status = run(project, "--status")
-        assert status.returncode == 0 and "the endpoint cannot be reached" in status.stdout, status.stderr
+        assert status.returncode == 0 and "the endpoint cannot be reached" in " ".join(status.stdout.split())
         gate.open()
         gate.shut_at(b".distcp HTTP", 2)
         wait_for(gate.is_shut.is_set)
