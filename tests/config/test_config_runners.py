@@ -76,3 +76,21 @@ def test_what_is_wrong_has_its_line(tmp_path: Path, section: str, complaint: str
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, section)
     assert complaint in str(caught.value)
+
+
+def test_the_commented_example_is_right_with_each_of_its_runners(tmp_path: Path) -> None:
+    """As it is, and with every commented ``runner`` in turn."""
+    text = (Path(__file__).resolve().parents[2] / "config" / "evaluator.yaml").read_text(encoding="utf-8")
+    lines = text.splitlines()
+    starts = [place for place, line in enumerate(lines) if line.startswith("  # runner:")]
+    types = []
+    for start in [None, *starts]:
+        shown = list(lines)
+        place = start
+        while place is not None and (place == start or shown[place].startswith("  #   ")):
+            shown[place] = shown[place].replace("# ", "", 1)
+            place += 1
+        path = tmp_path / "evaluator.yaml"
+        path.write_text("\n".join(shown) + "\n", encoding="utf-8")
+        types.append(load_config(path)[0].runner.options()["type"])
+    assert types == ["local", "local", "slurm", "ray", "dlc"]
