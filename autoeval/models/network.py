@@ -156,7 +156,10 @@ class Network:
         if not self.split:
             return "its logits are not one projection of its hidden states"
         if not self.takes_positions or not self._configs:
-            return "its layers take no positions, so tokens of several texts cannot lie in one row"
+            return (
+                "its layers take no positions and attend by code of their own (with ALiBi by a bias that they make from "
+                "the length of the row), so tokens of several texts cannot lie in one row"
+            )
         if self.switches_rope:
             return "its rotary embedding depends on the length of the whole text (longrope)"
         size = self.vocab_size

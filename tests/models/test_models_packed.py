@@ -41,10 +41,17 @@ def load(kind: str, directory: Path) -> HuggingFaceModel:
     return HuggingFaceModel(directory, device="cpu")
 
 
-@pytest.mark.slow  # uncompiled, flex_attention takes its time
+@pytest.fixture
+def untraced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """flex_attention as it is written: else it is traced again for every new shape, which takes seconds each."""
+    from torch.nn.attention import flex_attention
+
+    monkeypatch.setattr(flex_attention, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
+
+
 # A soft cap and windows (gemma2), windows and shared keys (mistral).
 @pytest.mark.parametrize("kind", ["gpt2", "llama", "gemma2", "mistral"])
-def test_packed_is_the_walk(kind: str, tmp_path: Path) -> None:
+def test_packed_is_the_walk(kind: str, tmp_path: Path, untraced: None) -> None:
     model = load(kind, tmp_path)
     network = model._network
     assert network.shares and not network.packed  # on a CPU it is not chosen
