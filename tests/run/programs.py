@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
 
+from autoeval.runners import Runner
+from autoeval.runners.outcome import Outcome
 from autoeval.tasks.openicl import Task
 
 DATASET = {"abbr": "d"}
@@ -36,6 +39,19 @@ class Program(Task):
         begin = f"import os,sys,time,pathlib; out=pathlib.Path({str(self.get_output_paths()[0])!r}); "
         code = begin + "out.parent.mkdir(parents=True, exist_ok=True)\n" + textwrap.dedent(self.code)
         return template.replace("{task_cmd}", shlex.join([sys.executable, "-c", code]))
+
+
+def launch(runner: Runner, tasks: Sequence[Task], directory: Path) -> list[Outcome]:
+    """Run ``tasks``, their configurations in ``directory``."""
+    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
+
+
+def in_background(function: Callable[[], list[Outcome]]) -> tuple[threading.Thread, list[Outcome]]:
+    """The thread, and what is filled once it has ended."""
+    outcomes: list[Outcome] = []
+    thread = threading.Thread(target=lambda: outcomes.extend(function()), daemon=True)
+    thread.start()
+    return thread, outcomes
 
 
 def alive(pid: int) -> bool:

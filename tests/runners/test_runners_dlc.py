@@ -18,8 +18,7 @@ from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.dlc import state_of
 from autoeval.runners.dlc_runner import read_aliyun_cfg
 from autoeval.runners.jobs import QueueError, QueueRefused
-from autoeval.runners.outcome import Outcome
-from tests.run.programs import Program, wait_for
+from tests.run.programs import Program, in_background, launch, wait_for
 from tests.runners.conftest import REPOSITORY
 from tests.runners.dlc_service import DlcService
 
@@ -47,10 +46,6 @@ def build(service: DlcService, *, image: str = "image:1", **options: object) -> 
     assert isinstance(runner, ClusterRunner)
     runner._sleep = lambda seconds: threading.Event().wait(min(seconds, 0.05))  # type: ignore[assignment]
     return runner
-
-
-def launch(runner: ClusterRunner, tasks: list[Program], directory: Path) -> list[Outcome]:
-    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
 
 
 def test_every_state_is_known() -> None:
@@ -120,10 +115,8 @@ def test_what_is_refused_is_a_wrong_configuration(service: DlcService, tmp_path:
 def test_a_stopped_job_is_not_tried_again_and_ctrl_c_stops(service: DlcService, tmp_path: Path) -> None:
     up = tmp_path / "out" / "t" / "d.up"
     task = Program(tmp_path, "t", "out.with_suffix('.up').touch(); time.sleep(60)")
-    outcomes: list[Outcome] = []
     runner = build(service, retry=3)
-    thread = threading.Thread(target=lambda: outcomes.extend(launch(runner, [task], tmp_path)), daemon=True)
-    thread.start()
+    thread, outcomes = in_background(lambda: launch(runner, [task], tmp_path))
     wait_for(up.exists)
     runner.queue.cancel(["dlc0000000000000_0"])
     thread.join(20)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,7 @@ import pytest
 
 from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
-from autoeval.runners.outcome import Outcome
-from tests.run.programs import Program, alive, wait_for
+from tests.run.programs import Program, alive, in_background, launch, wait_for
 from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
 
 pytestmark = pytest.mark.slow
@@ -40,10 +38,6 @@ def build(cluster: Any, **options: object) -> ClusterRunner:
     runner = build_runner({"type": "RayRunner", "address": cluster.address, **options}, environment={"MODEL_KEY": "k"})
     assert isinstance(runner, ClusterRunner)
     return runner
-
-
-def launch(runner: ClusterRunner, tasks: list[Program], directory: Path) -> list[Outcome]:
-    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
 
 
 def test_outcomes_tries_and_gpus(cluster: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,11 +68,9 @@ def test_a_lost_node_costs_a_try(cluster: Any, tmp_path: Path, caplog: pytest.Lo
         ends
         + "n=out.with_suffix('.n'); n.exists() and (out.touch() or sys.exit()); n.write_text(str(os.getpid())); time.sleep(600)"
     )
-    outcomes: list[Outcome] = []
     runner = build(cluster, retry=1)
     task = Program(tmp_path, "t", code, gpus=4)  # only there
-    thread = threading.Thread(target=lambda: outcomes.extend(launch(runner, [task], tmp_path)), daemon=True)
-    thread.start()
+    thread, outcomes = in_background(lambda: launch(runner, [task], tmp_path))
     started = tmp_path / "out" / "t" / "d.n"
     wait_for(lambda: started.exists() and started.read_text() != "", 180)
     cluster.remove_node(node, allow_graceful=False)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +13,7 @@ import pytest
 from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.jobs import QueueRefused
-from autoeval.runners.outcome import Outcome
-from tests.run.programs import Program, wait_for
+from tests.run.programs import Program, in_background, launch, wait_for
 from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
 from tests.runners.conftest import Cluster, start
 
@@ -26,17 +24,6 @@ def build(**options: object) -> ClusterRunner:
     runner = build_runner({"type": "SlurmRunner", "partition": "eval", "num_cpus": 1, "memory_gb": 0.5, **options})
     assert isinstance(runner, ClusterRunner)
     return runner
-
-
-def launch(runner: ClusterRunner, tasks: list[Program], directory: Path) -> list[Outcome]:
-    return runner.launch(tasks, [directory / f"{number}.json" for number in range(len(tasks))])
-
-
-def in_background(function: Callable[[], list[Outcome]]) -> tuple[threading.Thread, list[Outcome]]:
-    outcomes: list[Outcome] = []
-    thread = threading.Thread(target=lambda: outcomes.extend(function()), daemon=True)
-    thread.start()
-    return thread, outcomes
 
 
 def test_outcomes_and_tries(slurm: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

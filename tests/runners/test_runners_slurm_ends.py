@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import World, make_world
-from tests.run.programs import Program, wait_for
+from tests.run.programs import Program, in_background, launch, wait_for
 from tests.runners.conftest import REPOSITORY, Cluster
-from tests.runners.test_runners_slurm import build, in_background, launch
+from tests.runners.test_runners_slurm import build
 from tests.tiny_models import save_tiny_model
 
 pytestmark = pytest.mark.slow
