@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
-from autoeval.config import AutoEval, load_config
+from autoeval.config import (
+    AutoEval,
+    CopiesSection,
+    HelmSection,
+    IclSection,
+    LogsSection,
+    MegatronSection,
+    ModelSection,
+    SettleSection,
+    load_config,
+)
 from autoeval.yaml_file import ConfigError
 
 RUN = """auto_eval:
@@ -94,3 +105,34 @@ def test_the_commented_example_is_right_with_each_of_its_runners(tmp_path: Path)
         path.write_text("\n".join(shown) + "\n", encoding="utf-8")
         types.append(load_config(path)[0].runner.options()["type"])
     assert types == ["local", "local", "slurm", "ray", "dlc"]
+
+
+def test_the_commented_example_names_every_key() -> None:
+    """It is the reference: a key that it lacks is one that nobody finds."""
+    text = (Path(__file__).resolve().parents[2] / "config" / "evaluator.yaml").read_text(encoding="utf-8")
+    sections = [
+        AutoEval,
+        ModelSection,
+        MegatronSection,
+        HelmSection,
+        IclSection,
+        SettleSection,
+        LogsSection,
+        CopiesSection,
+    ]
+    keys = [name for section in sections for name in section.model_fields]
+    assert [key for key in keys if not re.search(rf"\b{key}\b", text)] == []
+
+
+@pytest.mark.parametrize("section", ["icl", "helm", "model", "logs", "copies", "max_backlog", "baselines"])
+def test_the_commented_examples_sections_are_right(tmp_path: Path, section: str) -> None:
+    lines = (Path(__file__).resolve().parents[2] / "config" / "evaluator.yaml").read_text(encoding="utf-8").splitlines()
+    inside = False
+    for place, line in enumerate(lines):
+        begins = re.match(rf"  (?:# )?{section}:", line) is not None
+        inside = begins or (inside and re.match(r"  #?   ", line) is not None)
+        if inside:
+            lines[place] = line.replace("# ", "", 1) if line.lstrip().startswith("# ") else line
+    path = tmp_path / "evaluator.yaml"
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    assert section in load_config(path)[0].model_fields_set
