@@ -32,7 +32,8 @@ def fingerprint(tokenizer: Any) -> str | None:
 
 
 def table_of(tokenizer: Any) -> TokenTable:
-    """The table of ``tokenizer``; equal tokenizers (two checkpoints of one run) share one."""
+    """The table of ``tokenizer``; equal tokenizers (two checkpoints of one run) share one, and one of which nothing can be
+    told has a new one every time."""
     name = fingerprint(tokenizer)
     if name is None:
         return TokenTable()
@@ -65,6 +66,8 @@ class TokenTable:
 
 def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:
     """The ids of prompts, with the special tokens that the tokenizer adds itself (Llama's BOS)."""
+    if fingerprint(tokenizer) is None:
+        return [tuple(tokenizer(text)["input_ids"]) for text in texts]
     table, kind = table_of(tokenizer), prompt_kind(tokenizer)
     found = {text: table.get(kind, text) for text in texts}
     if unknown := [text for text, ids in found.items() if ids is None]:
