@@ -27,7 +27,7 @@ PINS = dict(
 
 def _run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        [str(part) for part in command], capture_output=True, text=True, timeout=300, env={**os.environ, **environment}
     )
 
 
