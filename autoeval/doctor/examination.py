@@ -143,7 +143,8 @@ class _Examined:
         result = make_watcher(self.config, watch).scan()
         self.newest = max(result.complete, key=lambda one: one.iteration, default=None)
         counts = f"{len(result.complete)} complete and due, {len(result.waiting)} not complete"
-        yield ok("checkpoint_path", f"{path}: {counts}")
+        why = "".join(f"; iteration {iteration}: {reason}" for iteration, reason in result.waiting[:3])
+        yield ok("checkpoint_path", f"{path}: {counts}{why}")
         for iteration, reason in (*result.abandoned, *result.unsupported):
             yield warning("checkpoint_path", f"iteration {iteration} is never evaluated: {reason}", "a complete save", "see docs/convert.md")  # fmt: skip
         if not (result.complete or result.waiting) and (there := _iterations(path, watch)):

@@ -112,6 +112,18 @@ def test_it_is_ended_by_scancel_and_started_again_after_a_crash(slurm: Cluster, 
     assert not said(project, "queued again")
 
 
+def test_a_preempted_one_is_queued_again_also_where_slurm_would_cancel_it(slurm: Cluster, project: Path) -> None:
+    job = submit(project, "--cpus-per-task=16")
+    wait_for(lambda: watching(project), 120)
+    urgent = ["sbatch", "--parsable", "-p", "urgent", "-n1", "--cpus-per-task=16", "--mem=100M", "--wrap=sleep 5"]
+    subprocess.run([*urgent, "--output=/dev/null"], capture_output=True, timeout=60, check=True)
+    wait_for(lambda: said(project, "preempted: queued again"), 60)
+    wait_for(lambda: watching(project, 2), 120)
+    assert said(project, f"start 2 of job {job}")
+    slurm.call("scancel", job)
+    wait_for(lambda: state(slurm, job) == "CANCELLED", 60)
+
+
 def test_what_cannot_work_is_told_in_the_job_s_log(
     slurm: Cluster, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
