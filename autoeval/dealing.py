@@ -7,7 +7,7 @@ from dataclasses import asdict
 from statistics import median
 
 from autoeval.partitioners.balanced import balanced, estimated
-from autoeval.runners.cluster_worker import load_seconds_key
+from autoeval.runners.rounds import load_seconds_key
 from autoeval.runners.worker_process import last_listed
 from autoeval.tasks.plan import EvaluationPlan
 from recorder.ledger import Ledger

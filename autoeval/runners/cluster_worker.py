@@ -13,18 +13,16 @@ import logging
 import queue
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from autoeval.runners.arrays import End
 from autoeval.runners.jobs import JobState, QueueError
 from autoeval.runners.parts import LAST_WORDS, Batch, Part, adopted, new_batch
 from autoeval.runners.places import Bookkeeper, Place
-from autoeval.runners.progress import Limits as Times
-from autoeval.runners.progress import Progress
+from autoeval.runners.progress import Limits, Progress
+from autoeval.runners.rounds import Aftermath, Round, after_death, essence, load_seconds_key, step_of
 from autoeval.tasks.plan import EvaluationPlan, load_plan
 from autoeval.tasks.work import existing_result, set_aside_other_saves
 from recorder.ledger import JobRow, Ledger
@@ -38,28 +36,7 @@ LEAVING_SECONDS = 60.0  # for jobs that have nothing left to do
 CLOSE_SECONDS = 4.0
 
 
-class Limits(Times, Protocol):
-    @property
-    def attempts(self) -> int: ...
-
-
 OnEvent = Callable[["ClusterWorker", dict[str, Any]], None]
-
-
-@dataclass(eq=False)
-class _Round:
-    """One checkpoint from its order to its last event. ``todo``: versions of the tasks without a result."""
-
-    plan: EvaluationPlan
-    todo: dict[str, str]
-    ended: set[str] = field(default_factory=set)
-    deaths: Counter[str] = field(default_factory=Counter)  # by the step at which a job was
-    conversion: Batch | None = None
-    evaluation: Batch | None = None
-    loaded: bool = False
-
-    def left(self) -> list[str]:
-        return [task for task in self.todo if task not in self.ended]
 
 
 class ClusterWorker:
@@ -84,7 +61,7 @@ class ClusterWorker:
         self._deal, self._limits = deal, limits
         self._books = Bookkeeper(ledger, [evaluation, conversion])
         self._orders: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._round: _Round | None = None
+        self._round: Round | None = None
         self._batches: list[Batch] = []
         self._over: dict[Batch, float] = {}  # since when nobody waits for them any more
         self._wait, self._next_look = LEAST_WAIT, 0.0
@@ -153,7 +130,7 @@ class ClusterWorker:
         set_aside_other_saves(plan)
         known = {name: existing_result(plan, name, version) for name, version in plan.expected}
         todo = {name: version for name, version in plan.expected if known[name] is None and name not in plan.skip}
-        current = self._round = _Round(plan, todo)
+        current = self._round = Round(plan, todo)
         for name, version in plan.expected:
             if known[name] is not None:
                 self._tell("task_done", task=name, version=version, result=str(plan.result_path(name)))
@@ -168,7 +145,7 @@ class ClusterWorker:
         self._look_soon()
         self._step()
 
-    def _take_up(self, current: _Round) -> None:
+    def _take_up(self, current: Round) -> None:
         """What is under way for this checkpoint already: submitted by a former daemon, or ahead of its turn."""
         fingerprint = current.plan.checkpoint.fingerprint
         tracked = {array.key for batch in self._batches for array in batch.arrays}
@@ -192,7 +169,7 @@ class ClusterWorker:
             logger.warning("job %s is not taken up again: %s: %s", row.job or row.key, row.manifest, error)
             self._books.cancel_others([row], ())
             return
-        if any(_essence(part.order.plan) != _essence(plan) for part in parts):
+        if any(essence(part.order.plan) != essence(plan) for part in parts):
             logger.info("job %s was for another configuration: cancelled", row.job or row.key)
             self._books.cancel_others([row], ())
             return
@@ -271,7 +248,7 @@ class ClusterWorker:
 
     def _on_event_of(self, batch: Batch, part: Part, event: dict[str, Any]) -> None:
         current, kind = self._round, event["event"]
-        if current is None or batch not in (current.conversion, current.evaluation):
+        if current is None or not current.has(batch):
             batch.converted = batch.converted or (batch.stage == "convert" and kind == "checkpoint_done")
         elif kind == "checkpoint_missed":
             self._finish(kind, error=event["error"], log=event["log"])
@@ -355,40 +332,26 @@ class ClusterWorker:
         """A job ended before its work: what was running is to blame, what was not begun goes on elsewhere."""
         part.ended = True
         current = self._round
-        if current is None or batch not in (current.conversion, current.evaluation):
+        if current is None or not current.has(batch):
             return
-        step = part.progress.step if part.progress else "start"
-        running = [task for task in (part.progress.running if part.progress else []) if task in current.left()]
+        step = step_of(part)
         current.deaths[step] += 1
         times = current.deaths[step]
         error = f"job {part.member.element}: {why} during '{step}' ({times} times; log: {part.member.log})"
         logger.error("%s iteration %d: %s", self._model, current.plan.checkpoint.iteration, error)
-        last = not again or times >= self._limits.attempts
-        if batch.stage == "convert":
-            if last:
-                self._finish("checkpoint_failed", error=error, log=str(part.member.log))
-            else:
-                batch.wish([()])
-            return
-        claims = part.claims
-        rest = [task for task in current.left() if task in part.order.mine or claims.holder(task) == claims.owner]
-        rest = [task for task in rest if claims.may_be_taken(task)]
-        others = [other for other in batch.alive() if not other.doomed]
-        if last and (len(running) == 1 or not again):
-            for task in running:
-                self._fail(task, error, part)
-        elif last and not running and not others:
-            claims.release(rest)
+        attempts = self._limits.attempts
+        if batch.stage == "evaluate":
+            after = after_death(current, batch, part, again=again, attempts=attempts)
+        else:
+            last = not again or times >= attempts
+            after = Aftermath(give_up=last)
+        if after.give_up:
             self._finish("checkpoint_failed", error=error, log=str(part.member.log))
             return
-        rest = [task for task in rest if task not in current.ended]
-        claims.release(rest)
-        if not again and not others:
-            for task in rest:
-                self._fail(task, error, part)
-        elif again and rest and not (last and not running):
-            # Of several that were asked together each is tried by itself, to find the one that is to blame.
-            batch.wish([rest], together=len(running) <= 1)
+        for task in after.fail:
+            self._fail(task, error, part)
+        if after.retry or batch.stage == "convert":
+            batch.wish([after.retry], together=after.together)
 
     def _fail(self, task: str, error: str, part: Part) -> None:
         current = self._round
@@ -408,7 +371,7 @@ class ClusterWorker:
             if since is not None and time.monotonic() - since > LEAVING_SECONDS:
                 self._books.cancel([part for part in batch.alive() if not part.unwanted], self._place_of(batch))
             done = not batch.arrays and not batch.wishes
-            kept = self._round is not None and batch in (self._round.conversion, self._round.evaluation)
+            kept = self._round is not None and self._round.has(batch)
             if done and not kept and not (batch.ahead and batch.converted and since is None):
                 self._batches.remove(batch)
                 self._over.pop(batch, None)
@@ -440,13 +403,3 @@ class ClusterWorker:
     def _job_names(self) -> str:
         jobs = [array.job or array.key for batch in self._batches for array in batch.arrays]
         return f"job {', '.join(jobs)}" if jobs else "no job"
-
-
-def load_seconds_key(model: str) -> str:
-    """Under which the ledger remembers what loading a model took."""
-    return f"load_seconds/{model}"
-
-
-def _essence(plan: EvaluationPlan) -> EvaluationPlan:
-    """What must be the same for a job's results to be what is wanted."""
-    return replace(plan, skip=(), together=True, logs="")

@@ -11,7 +11,10 @@ STARTING_SECONDS = 120.0  # a worker that was just started imports its libraries
 
 
 class Limits(Protocol):
-    """In seconds; none: for ever."""
+    """Of a runner section. Times in seconds, none is for ever; ``attempts``: how often a step is begun."""
+
+    @property
+    def attempts(self) -> int: ...
 
     @property
     def task_time_limit(self) -> float | None: ...
