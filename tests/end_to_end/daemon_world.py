@@ -70,8 +70,9 @@ def command(project: Path, *flags: str) -> list[str]:
     return [sys.executable, "evaluator.py", "--config", config, "--model-type", model_type, *interval, *flags]
 
 
-def run(project: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(project, *flags), cwd=HOME, capture_output=True, text=True, timeout=300, check=False)
+def run(project: Path, *flags: str, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
+    words = command(project, *flags)
+    return subprocess.run(words, cwd=HOME, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,85 @@
+"""The daemon on a real Ray cluster of two nodes, and on an imitation of DLC's service that really runs what it is given."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from tests.end_to_end.daemon_world import CONFIG, deliver, make_project, run, scores, states
+from tests.runners.dlc_service import DlcService
+from tests.tiny_models import save_tiny_model
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    save_tiny_model(directory / "checkpoint-300", seed=300)
+    return directory
+
+
+@pytest.fixture
+def ray_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A cluster in processes of its own: this one may be a client of another."""
+    pytest.importorskip("ray", reason="Ray is not installed")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # on a busy machine they would hardly get a turn
+    code = (
+        "import sys; from ray.cluster_utils import Cluster;"
+        "made = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'num_gpus': 1, 'include_dashboard': False});"
+        "made.add_node(num_cpus=2, num_gpus=1); made.wait_for_nodes();"
+        "print(made.address, flush=True); sys.stdin.read(); made.shutdown()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdin is not None
+        yield process.stdout.readline().strip()
+        process.stdin.close()
+        process.wait(60)
+
+
+@pytest.fixture
+def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[DlcService]:
+    pytest.importorskip("alibabacloud_pai_dlc20201203", reason="the SDK of DLC is not installed")
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_ID", "id")
+    monkeypatch.setenv("ALIBABA_CLOUD_ACCESS_KEY_SECRET", "secret-of-the-user")
+    running = DlcService()
+    yield running
+    running.close()
+
+
+def jobs(project: Path) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(project / "out" / "ledger.sqlite")) as connection:
+        return connection.execute("SELECT stage, runner, size, state FROM jobs").fetchall()
+
+
+def test_on_ray_and_on_dlc_the_scores_are_the_same(
+    models: Path, ray_address: str, service: DlcService, tmp_path: Path
+) -> None:
+    ray = f"  runner: {{type: ray, address: '{ray_address}', num_gpus: 1, num_cpus: 1, max_num_workers: 2}}\n"
+    aliyun = f"workspace_id: 7, worker_image: i, endpoint: '{service.endpoint}', protocol: http"
+    dlc = f"  runner: {{type: dlc, aliyun_cfg: {{{aliyun}}}, num_gpus: 0, max_num_workers: 1}}\n"
+    found = []
+    for name, section in (("ray", ray), ("dlc", dlc)):
+        project = make_project(tmp_path / name, CONFIG + section)
+        deliver(models, project, 300)
+        ended = run(project, seconds=900)
+        assert ended.returncode == 0, ended.stderr
+        assert states(project) == {300: "recorded"}
+        assert {row[1] for row in jobs(project)} == {name} and {row[3] for row in jobs(project)} == {"ended"}
+        assert all(row[2] == 1 for row in jobs(project))  # neither has arrays
+        found.append(scores(project))
+    assert found[0] == found[1] and len(found[0]) == 2
+    assert [job["Status"] for job in service.jobs.values()] in (["Succeeded"], ["Running"], ["Stopped"])
+    assert "secret-of-the-user" not in "".join(
+        file.read_text(errors="replace") for file in (tmp_path / "dlc" / "out").rglob("*") if file.is_file()
+    )
