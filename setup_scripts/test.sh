@@ -46,6 +46,8 @@ if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
     DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends libfaketime >/dev/null 2>&1 ||
       say "note: libfaketime could not be installed; clocks jump for Python alone"
   fi
+  command -v logrotate >/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    logrotate >/dev/null 2>&1 || say "note: logrotate could not be installed; its two tests will skip"
   say "Slurm, for the tests of its runner"
   setup_scripts/slurm.sh install || say "note: Slurm could not be installed; the tests that need it will skip"
 fi

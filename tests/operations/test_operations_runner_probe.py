@@ -145,8 +145,8 @@ def test_slurm_a_controller_that_is_away(slurm: Cluster, places: tuple[Path, Pat
 def test_ray(places: tuple[Path, Path]) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["RAY_worker_niceness"] = "0"  # 15 by default: beside other tests it would hardly run at all
+    # The niceness is 15 by default: beside other tests it would hardly run at all.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     import ray
     from ray.cluster_utils import Cluster as RayCluster
 
