@@ -80,7 +80,7 @@ class Copies:
     def want(self, checkpoints: Sequence[Checkpoint]) -> None:
         """What is to be copied, in this order."""
         with self._state:
-            self._wanted = list(checkpoints)
+            self._wanted = [one for one in checkpoints if one.path not in self._held]
             if self._thread is None and self._wanted and not self._closed:
                 self._thread = threading.Thread(target=self._work, name="copies", daemon=True)
                 self._thread.start()

@@ -40,9 +40,10 @@ class Copying:
         origin = Origin(checkpoint.url, checkpoint.fingerprint, checkpoint.iteration, checkpoint.format)
         target = checkpoint.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        if read_origin(target) != origin:
+        before = read_origin(target)
+        if before is None or (before.url, before.fingerprint) != (origin.url, origin.fingerprint):
             remove_copy(target)
-            note_origin(target, origin)
+        note_origin(target, origin)
         try:
             self.transfer.run()
         except Vanished as error:

@@ -152,6 +152,11 @@ class Watcher:
             result, again = self._ask()
         except StorageError as error:
             return self._on_trouble(error, started)
+        except Exception as error:
+            if not self._saves.far:
+                raise
+            logger.exception("%s cannot be looked at", self.where)  # in ``wait``'s thread nobody else would tell
+            return self._on_trouble(StorageError(f"{self.where}: {type(error).__name__}: {error}"), started)
         if self._failures:
             self._failures = 0
             logger.info("%s answers again", self.where)

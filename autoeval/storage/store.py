@@ -228,7 +228,8 @@ def _relative(path: str, base: str) -> str | None:
         return None
     name = path[len(base) + 1 :]
     parts = name.rstrip("/").split("/")
-    return None if not name or {"", ".", ".."} & set(parts) or "\\" in name or "\0" in name else name
+    strange = {"", ".", ".."} & set(parts) or "\\" in name or not name.isprintable()
+    return None if not name or strange else name
 
 
 def _stored(name: str, entry: Mapping[str, Any]) -> StoredObject:
