@@ -18,7 +18,6 @@ from autoeval.tasks.openicl import Task
 from recorder.files import write_json
 
 __all__ = ["LocalRunner", "visible_gpus"]
-GRACE_SECONDS = 3.0
 
 
 class LocalRunner:
@@ -73,7 +72,6 @@ class LocalRunner:
             folder / "queue",
             max_workers_per_gpu=self.max_workers_per_gpu,
             cpus=self.max_num_workers,
-            grace_seconds=GRACE_SECONDS,
             tethered=True,
         )
 

@@ -36,7 +36,7 @@ from autoeval.runners.processes import Identity, boot_id, from_json, wait_for_en
 from autoeval.runners.slots import Capacity, Wanted
 from autoeval.runners.worker_process import worker_environment
 
-GRACE_SECONDS = 20.0  # between SIGTERM and SIGKILL
+GRACE_SECONDS, TETHERED_GRACE_SECONDS = 20.0, 3.0  # between SIGTERM and SIGKILL; somebody waits for the second
 KEPT_SECONDS = 7 * 86400.0  # what has ended so long ago is forgotten
 _NO_NEWS_SECONDS = 2.0  # of jobs that another process has submitted, only ends are noticed at once
 _AGAIN = frozenset({"COMPLETED", "FAILED", "TIMEOUT", "LOST"})  # CANCELLED was somebody's will
@@ -61,7 +61,7 @@ class LocalQueue:
         max_workers_per_gpu: int = 1,
         cpus: int | None = None,
         memory_gb: float | None = None,
-        grace_seconds: float = GRACE_SECONDS,
+        grace_seconds: float | None = None,
         slots: Path | None = None,
         tethered: bool = False,
     ) -> None:
@@ -73,7 +73,9 @@ class LocalQueue:
             _machine_memory_gb() if memory_gb is None else memory_gb,
         )
         self._slots = slots.absolute() if slots else self.directory / "slots"
-        self._grace_seconds, self._tethered = grace_seconds, tethered
+        usual = TETHERED_GRACE_SECONDS if tethered else GRACE_SECONDS
+        self._grace_seconds = usual if grace_seconds is None else grace_seconds
+        self._tethered = tethered
         self._started: dict[str, subprocess.Popen[bytes]] = {}  # supervisors of this process's own jobs
         self._ended: dict[str, dict[int, JobState]] = {}
         self._live: set[str] = set()  # jobs that were not over when they were last asked about
