@@ -86,6 +86,22 @@ def test_without_gpus_tasks_run_on_the_cpu(tmp_path: Path, monkeypatch: pytest.M
     assert launch(LocalRunner(), [Program(tmp_path, "t", "out.touch()", gpus=8)], tmp_path) == [True]
 
 
+def test_workers_are_as_many_as_asked_for_whatever_the_tasks_want(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those that want as many GPUs are one array; the workers are those of all arrays."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    code = """
+        (out.parent.parent / 'busy').mkdir()
+        time.sleep(0.1)
+        (out.parent.parent / 'busy').rmdir()
+        out.touch()
+    """
+    tasks = [Program(tmp_path, f"t{number}", code, gpus=number % 3) for number in range(4)]
+    assert launch(LocalRunner(), tasks, tmp_path) == [True] * 4
+    assert not (tmp_path / "queue").exists()  # nothing of it is left among the task files
+
+
 def test_which_gpus_are_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     for value, expected in (("0,2", ["0", "2"]), ("", []), ("-1", []), ("1,-1,2", ["1"]), ("GPU-ab", ["GPU-ab"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", value)
