@@ -324,3 +324,27 @@ def test_flags_that_do_not_go_together_are_refused(
     (tmp_path / "evaluator.yaml").write_text(GOOD)
     assert evaluator.main(["--config", str(tmp_path / "evaluator.yaml"), *flags]) == 2
     assert "--" in capsys.readouterr().err
+
+
+# -- devices, as a process with torch answers (no GPU here: what is asked for against how many there are) --------------
+
+
+@pytest.mark.parametrize(
+    ("device", "devices", "num_gpus", "count", "checks"),
+    [
+        ("auto", "auto", None, 0, []),
+        ("cpu", 1, 1, 0, []),  # one worker without a GPU runs on the CPU
+        ("cuda", "auto", None, 0, ["model.device"]),
+        ("cuda:3", "auto", None, 2, ["model.device"]),
+        ("cuda:1", 2, 2, 2, []),
+        ("auto", 4, 8, 2, ["model.devices", "runner.num_gpus"]),
+    ],
+)
+def test_what_is_asked_of_gpus_against_what_is_there(
+    device: str, devices: int | str, num_gpus: int | None, count: int, checks: list[str]
+) -> None:
+    from autoeval.doctor.in_worker import _requested
+
+    found = list(_requested({"device": device, "devices": devices, "num_gpus": num_gpus}, count))
+    assert [one.check for one in found] == checks
+    assert all(one.level == "problem" and str(count) in one.found for one in found)
