@@ -21,6 +21,7 @@ from autoeval.runners.processes import Identity, identify
 
 HEARTBEAT = "heartbeat.json"
 INTERVAL_SECONDS = 15.0
+STARTING_SECONDS = 330.0  # it beats once while the datasets are loaded: ``list_tasks`` gives them five minutes
 SILENT_SECONDS = 4 * INTERVAL_SECONDS + 5.0  # then something is wrong: a loop that hangs, a process that is gone
 
 
@@ -66,7 +67,7 @@ class Beat:
             return False
         if self.gone:
             return True
-        return self.age > SILENT_SECONDS
+        return self.age > (STARTING_SECONDS if self.state == "starting" else SILENT_SECONDS)
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self) | {"silent": self.silent}

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autoeval.heartbeat import SILENT_SECONDS, ago, read_heartbeat
+from autoeval.heartbeat import ago, read_heartbeat
 from autoeval.runners.processes import Identity, from_json, identify
 from autoeval.yaml_file import ConfigError
 from recorder.files import write_atomic
@@ -123,7 +123,7 @@ class WorkDirectoryLock:
             logger.warning("%s: %s was started again here: its lock is taken over", self.work_dir, former)
             return
         beat = read_heartbeat(self.work_dir)
-        if beat is not None and beat.process == former.process and beat.age < SILENT_SECONDS:
+        if beat is not None and beat.process == former.process and not beat.silent:
             raise ConfigError(self._at_work(former))
         silent = (
             f"no sign of life for {ago(beat.age)}" if beat and beat.process == former.process else "no sign of life"
