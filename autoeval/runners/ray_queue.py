@@ -23,7 +23,8 @@ from autoeval.tasks import ENDS_WITH_INPUT
 logger = logging.getLogger(__name__)
 
 NAMESPACE = "autoeval"
-ANSWER_SECONDS, STOP_SECONDS = 1.0, 5.0  # an actor that has started answers at once
+ANSWER_SECONDS = 1.0  # an actor that has started answers at once
+STOP_SECONDS = 3.0  # between SIGTERM and the end of the actor
 
 
 class _Running:
@@ -31,6 +32,7 @@ class _Running:
 
     def __init__(self, command: Sequence[str], directory: str, environment: Mapping[str, str]) -> None:
         self._code: int | None = None
+        self._ended = threading.Event()
         # Ray has set CUDA_VISIBLE_DEVICES in this process.
         whole = {**os.environ, **environment, ENDS_WITH_INPUT: "1"}
         # The input is a pipe that nobody writes: it closes when this actor is gone, whatever ended it.
@@ -41,13 +43,17 @@ class _Running:
 
     def _wait(self) -> None:
         self._code = self._process.wait()
+        self._ended.set()
 
     def code(self) -> int | None:
         return self._code
 
-    def stop(self) -> None:
+    def stop(self, seconds: float) -> None:
+        """Ask it to end and give it time: when this actor is killed, Ray kills the command with it, and what that has
+        started would be left with nobody to end it but itself."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
+        self._ended.wait(seconds)
 
 
 class RayQueue:
@@ -148,18 +154,23 @@ class RayQueue:
         return JobState("ended", "FAILED" if code else "COMPLETED", again=True)
 
     def cancel(self, jobs: Iterable[str]) -> None:
+        ray = self._ray
+        actors, ends = [], []
         for job in jobs:
             job = job.removesuffix("_0")
             self._stopped.add(job)
             try:
-                actor = self._ray.get_actor(job, namespace=NAMESPACE)
-                with contextlib.suppress(self._ray.exceptions.RayError):
-                    self._ray.get(actor.stop.remote(), timeout=STOP_SECONDS)
-                self._ray.kill(actor)
+                actors.append(ray.get_actor(job, namespace=NAMESPACE))
+                ends.append(actors[-1].stop.remote(STOP_SECONDS))
             except ValueError:
                 pass  # it is over
             except (ConnectionError, RuntimeError) as error:
                 logger.error("%s may still run: %s", job, error)
+        with contextlib.suppress(ray.exceptions.RayError):
+            if ends:  # all at once; one that has not begun does not answer
+                ray.wait(ends, num_returns=len(ends), timeout=STOP_SECONDS)
+        for actor in actors:
+            ray.kill(actor)
 
     def told(self, log: str) -> str | None:
         del log
