@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from autoeval.datasets.names import class_name, look_up
+from autoeval.openicl.chinese import jieba
 
 _NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?|-?\.\d+")
 
@@ -25,10 +26,8 @@ def general(text: str) -> str:
 
 def general_cn(text: str) -> str:
     """The same for Chinese (with its full stop and comma too), cut into words by jieba."""
-    import jieba
-
     head = re.split(r"[\n.,。，]", text, maxsplit=1)[0]
-    return " ".join(jieba.cut(general(head)))
+    return " ".join(jieba().cut(general(head)))
 
 
 def first_capital(text: str) -> str:

@@ -10,6 +10,7 @@ from decimal import Decimal, InvalidOperation
 from difflib import SequenceMatcher
 from typing import Any
 
+from autoeval.openicl.chinese import jieba
 from autoeval.openicl.metric import Metric, Reference, accepted, best, bootstrap_stderr, mean_metric
 from autoeval.openicl.postprocessors import general
 
@@ -211,10 +212,7 @@ def _overlap(predicted: Sequence[str], expected: Sequence[str]) -> float:
 
 def jieba_words(text: str) -> str:
     """Chinese text cut into words by jieba, with single spaces between them."""
-    import jieba
-
-    jieba.setLogLevel("WARNING")  # it tells of its dictionary otherwise
-    return " ".join(word for word in jieba.cut(text) if word.strip())
+    return " ".join(word for word in jieba().cut(text) if word.strip())
 
 
 def units(text: str) -> list[str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import marshal
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ import pytest
 from autoeval.openicl import sandbox
 from autoeval.storage.store import _relative
 from recorder.files import write_atomic
+
+HOME = Path(__file__).resolve().parents[2]
 
 
 def test_a_link_in_a_files_place_is_replaced_and_not_followed(tmp_path: Path) -> None:
@@ -53,6 +58,23 @@ def test_an_objects_key_names_no_place_outside_of_the_copy(key: str) -> None:
     """In a bucket anything may be a key; what leads elsewhere is not listed, so it is not copied."""
     assert _relative(f"bucket/run/{key}", "bucket/run") is None
     assert _relative("bucket/run/iter_0000001/a.distcp", "bucket/run") == "iter_0000001/a.distcp"
+
+
+@pytest.mark.slow
+def test_jiebas_cache_is_not_the_one_that_anybody_may_have_put_into_tmp(tmp_path: Path) -> None:
+    """Its marshalled frequencies decide how a text is cut; jieba believes whatever is at that place."""
+    (tmp_path / "jieba.cache").write_bytes(marshal.dumps(({"我们": 0, "测试": 10**9}, 10**9)))
+    code = "from autoeval.openicl.chinese import jieba; print(jieba().dt.tmp_dir, list(jieba().cut('我们测试')))"
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "AUTOEVAL_CACHE": str(tmp_path / "ours")}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=HOME, env=environment, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert ran.stdout.split(maxsplit=1) == [str(tmp_path / "ours" / "jieba"), "['我们', '测试']\n"], (
+        ran.stdout + ran.stderr
+    )
+    assert (tmp_path / "ours" / "jieba").stat().st_mode & 0o077 == 0 and (
+        tmp_path / "ours" / "jieba" / "jieba.cache"
+    ).exists()
 
 
 def test_the_sandbox_is_given_nothing_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
