@@ -193,7 +193,8 @@ class Slurm:
 
     def find(self, key: str) -> str | None:
         try:
-            done = _call(["squeue", "--noheader", "--states=all", "--format=%F|%k"])
+            # One's own alone: comments can be read by all, so anybody could submit a job with ours.
+            done = _call(["squeue", "--noheader", "--states=all", f"--user={os.geteuid()}", "--format=%F|%k"])
         except FileNotFoundError:
             raise QueueError("squeue: there is no such program on this machine") from None
         if done.returncode != 0:
