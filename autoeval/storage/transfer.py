@@ -13,8 +13,8 @@ import logging
 import os
 import secrets
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,18 +89,33 @@ class Transfer:
         """
         self._target.mkdir(parents=True, exist_ok=True)
         for left in self._target.rglob(f".*{PARTIAL}"):
-            left.unlink()
-        missing = sorted(self.missing(), key=lambda file: -file.needed)  # the longest first: none is waited for alone
-        with ThreadPoolExecutor(self._parallel, "transfer") as pool:
-            running = [pool.submit(self._fetch, file) for file in missing]
-            done, _ = wait(running, return_when=FIRST_EXCEPTION)
-            if any(one.exception() for one in done):
-                self._failed.set()
-                pool.shutdown(cancel_futures=True)
-        errors = [error for one in running if not one.cancelled() and (error := one.exception()) is not None]
+            left.unlink(missing_ok=True)
+        missing = deque(sorted(self.missing(), key=lambda file: -file.needed))  # none is waited for alone at the end
+        errors: list[Exception] = []
+        # Not a pool of concurrent.futures: the end of the process would wait for a store that does not answer.
+        threads = [
+            threading.Thread(target=self._work, args=(missing, errors), name="transfer", daemon=True)
+            for _ in range(min(self._parallel, len(missing)))
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
         if errors:
             raise next((error for error in errors if not isinstance(error, Aborted)), errors[0])
         self._verify_still_there()
+
+    def _work(self, missing: deque[Wanted], errors: list[Exception]) -> None:
+        while not self._failed.is_set():
+            try:
+                file = missing.popleft()
+            except IndexError:
+                return
+            try:
+                self._fetch(file)
+            except Exception as error:
+                errors.append(error)
+                self._failed.set()
 
     def _is_here(self, file: Wanted) -> bool:
         try:
