@@ -74,6 +74,15 @@ KNOWN = {
 }  # fmt: skip
 
 
+def test_a_job_is_found_again_among_ones_own_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Comments can be read by all: anybody could give their job ours, and be waited for."""
+    squeue = tmp_path / "squeue"
+    squeue.write_text(f'#!/bin/sh\ncase "$*" in *--user={os.geteuid()}*) echo "1|other";; *) echo "666|key";; esac\n')
+    squeue.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert Slurm(SlurmOptions()).find("key") is None and Slurm(SlurmOptions()).find("other") == "1"
+
+
 @pytest.mark.parametrize("name", [name for name in NAMES if name])
 def test_sqlite_takes_names_as_values(name: str, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "ledger.sqlite")
