@@ -23,7 +23,7 @@ from autoeval.runners.jobs import QueueRefused
 from autoeval.runners.worker_process import WORKER, WorkerDied, ask_tasks
 from autoeval.watched_run import WatchedRun, is_settled
 from autoeval.yaml_file import ConfigError
-from recorder.ledger import CheckpointRow, Ledger, LedgerError, TaskRow
+from recorder.ledger import CheckpointRow, JobRow, Ledger, LedgerError, TaskRow
 from recorder.results import CheckpointRef
 from recorder.untrusted import PrintableRecord
 
@@ -280,6 +280,14 @@ def _rows_of(config: AutoEval) -> tuple[list[CheckpointRow], list[TaskRow]]:
     return checkpoints, tasks
 
 
+def _jobs_of(config: AutoEval) -> list[JobRow]:
+    path = config.work_dir / "ledger.sqlite"
+    if not path.exists():
+        return []
+    with contextlib.closing(Ledger(path, repair=False)) as ledger:
+        return ledger.jobs(config.model_name)
+
+
 def _seconds_by_task(config: AutoEval) -> dict[str, float]:
     """Mean wall seconds of each task over the results that are on disk."""
     from recorder.results import ResultFileError, read_result
@@ -296,7 +304,7 @@ def show_status(configs: Sequence[AutoEval], watch: WatchOptions, *, as_json: bo
     """``autoeval.status`` of each run, printed."""
     from autoeval import status
 
-    found = [status.status_of(config, watch, *_rows_of(config)) for config in configs]
+    found = [status.status_of(config, watch, *_rows_of(config), _jobs_of(config)) for config in configs]
     if as_json:
         print(status.as_json(found))
     else:

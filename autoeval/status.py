@@ -14,7 +14,7 @@ from typing import Any
 from autoeval.config import AutoEval
 from autoeval.heartbeat import Beat, read_heartbeat
 from autoeval.planning import WatchOptions, make_watcher
-from recorder.ledger import CheckpointRow, TaskRow
+from recorder.ledger import CheckpointRow, JobRow, TaskRow
 from recorder.untrusted import printable
 
 SIGNS = {"done": "+", "failed": "x", "running": "r", "queued": "q"}
@@ -24,17 +24,23 @@ SCHEMA = 1  # of the JSON: raised when a key changes its meaning or goes away, n
 
 @dataclass(frozen=True)
 class Status:
-    """One run. ``checkpoints`` by iteration, each with its current task runs; ``others`` are (iteration, why not)."""
+    """One run. ``checkpoints`` by iteration, each with its current task runs; ``others`` are (iteration, why not);
+    ``jobs`` of a queue that have not ended."""
 
     model: str
     work_dir: str
     checkpoints: tuple[tuple[CheckpointRow, tuple[TaskRow, ...]], ...]
     others: tuple[tuple[int, str], ...]
     daemon: Beat | None = None
+    jobs: tuple[JobRow, ...] = ()
 
 
 def status_of(
-    config: AutoEval, watch: WatchOptions, checkpoints: Sequence[CheckpointRow], tasks: Sequence[TaskRow]
+    config: AutoEval,
+    watch: WatchOptions,
+    checkpoints: Sequence[CheckpointRow],
+    tasks: Sequence[TaskRow],
+    jobs: Sequence[JobRow] = (),
 ) -> Status:
     """From the ledger's rows of the run and a look at its checkpoint directory."""
     by_save: dict[tuple[int, str], dict[str, TaskRow]] = {}
@@ -53,7 +59,7 @@ def status_of(
         for row in sorted(checkpoints, key=lambda row: row.iteration)
     ]
     beat = read_heartbeat(config.work_dir)
-    return Status(config.model_name, str(config.work_dir), tuple(rows), tuple(others), beat)
+    return Status(config.model_name, str(config.work_dir), tuple(rows), tuple(others), beat, tuple(jobs))
 
 
 def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
@@ -70,6 +76,9 @@ def print_status(statuses: Sequence[Status], width: int | None = None) -> None:
             _print_errors(status, width)
         else:
             print("  nothing evaluated yet")
+        for job in status.jobs:
+            where = f"{json.loads(job.runner)['type']} job {job.job or 'not submitted yet'}"
+            _print_wrapped(f"iteration {job.iteration}: {where}: {job.stage}, {job.size} parts, {job.state}", width)
         for iteration, reason in status.others:
             _print_wrapped(f"iteration {iteration}: {reason}" if iteration >= 0 else reason, width)
 
@@ -150,6 +159,18 @@ def _run(status: Status) -> dict[str, Any]:
         "model": status.model,
         "work_dir": status.work_dir,
         "daemon": None if status.daemon is None else status.daemon.as_json(),
+        "jobs": [
+            {
+                "iteration": job.iteration,
+                "fingerprint": job.fingerprint,
+                "stage": job.stage,
+                "runner": json.loads(job.runner)["type"],
+                "job": job.job,
+                "parts": job.size,
+                "state": job.state,
+            }
+            for job in status.jobs
+        ],
         "checkpoints": [
             {
                 "iteration": row.iteration,

@@ -70,6 +70,7 @@ def test_killed_in_the_middle_and_the_controller_away_every_job_runs_once(
         daemon.send_signal(signal.SIGKILL)
     (first,) = jobs(project)
     assert first[:3] == (300, "evaluate", "slurm") and first[4:] == (2, "open")
+    assert f"iteration 300: slurm job {first[3]}: evaluate, 2 parts, open" in run(project, "--status").stdout
     shutil.rmtree(project / "checkpoints" / "checkpoint-300")  # the jobs read what the daemon has pinned
     slurm.call("scontrol", "shutdown", "slurmctld")
     with started(project) as daemon:
