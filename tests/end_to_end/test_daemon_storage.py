@@ -49,7 +49,7 @@ def test_a_checkpoint_that_is_uploaded_while_it_watches_is_evaluated(
 ) -> None:
     (project / "evaluator.yaml").write_text(_in_bucket(CONFIG, bucket, ", settle_seconds: {upload: 0.5}"))
     with started(project, "--check-interval", "0.01", "--end-iteration", "100", "--debug") as daemon:
-        wait_for(lambda: logged(project, "watching s3://"))
+        wait_for(lambda: logged(project, "watching s3://"), 300)
         upload_directory(bucket.client, bucket.name, "run/checkpoints/checkpoint-100", models / "checkpoint-100")
         _, errors = daemon.communicate(timeout=300)
     assert daemon.returncode == 0, errors
@@ -88,12 +88,12 @@ def test_an_endpoint_that_goes_away_and_a_daemon_that_is_killed_while_it_copies(
     bucket.put("run/checkpoints/latest_checkpointed_iteration.txt", b"100")
     gate.shut()
     with started(project, "--check-interval", "0.01") as daemon:
-        wait_for(lambda: logged(project, "the endpoint cannot be reached"))
+        wait_for(lambda: logged(project, "the endpoint cannot be reached"), 300)
         status = run(project, "--status")
         assert status.returncode == 0 and "the endpoint cannot be reached" in " ".join(status.stdout.split())
         gate.open()
         gate.shut_at(b".distcp HTTP", 2)
-        wait_for(gate.is_shut.is_set)
+        wait_for(gate.is_shut.is_set, 300)
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()
     (copy,) = (path for path in (project / "out" / ".copies" / "tiny-gpt2").iterdir() if path.is_dir())
