@@ -192,7 +192,8 @@ class Daemon:
                 message.sender.take_in_copies()
         elif message.kind == "views":
             message.sender.ended(message.content)
-        elif message.sender is self._worker or self._clusters.has(message.sender):  # a former one's last words mean nothing
+        elif message.sender is self._worker or self._clusters.has(message.sender):
+            # A former one's last words mean nothing.
             self._on_worker_event(message.content)
         self._look_ahead()
 

@@ -230,7 +230,9 @@ class WatchedRun:
             gone = Checkpoint(row.model, row.iteration, Path(row.path), "unknown", row.fingerprint, row.tokens)
             held = self._held_from_before(row, former_pins)
             if held is not None and not row.superseded:
-                entry = Entry(gone, ref, replace(gone, path=held[0], format=held[1], url=row.path if self.copies else ""))
+                entry = Entry(
+                    gone, ref, replace(gone, path=held[0], format=held[1], url=row.path if self.copies else "")
+                )
                 with contextlib.suppress(CheckpointChanged, CheckpointVanished):
                     self._pin(entry)
                     logger.info("%s iteration %d was deleted, but is pinned still", ref.model, ref.iteration)
