@@ -89,7 +89,7 @@ def test_masks_of_grouped_queries_and_scores_under_a_soft_cap_are_counted(tmp_pa
     assert counted == shaped_pass_bytes(shape, size.vocabulary, "cpu", 1024, 500)
     plain = estimates.memory_bytes(dataclasses.replace(size, groups=1), work)["activations"]
     capped = estimates.memory_bytes(dataclasses.replace(size, capped=4), work)["activations"]
-    assert counted - plain == 1024 * 500 + 500 * 500 * size.item  # a byte a pair, and a segment's mask as numbers
+    assert counted - plain == (1024 * 500 + 500 * 500) * size.item  # masks as numbers, a segment's once more
     assert capped - counted == 500 * 500 * 4 * 4 * 4
 
 

@@ -24,6 +24,9 @@ def test_gelu_by_the_sigmoid_is_gelu_by_the_tanh() -> None:
     assert TanhGELU()(torch.tensor([float("nan")])).isnan().all()
     half = values.bfloat16()
     assert torch.equal(TanhGELU()(half), torch.nn.functional.gelu(half, approximate="tanh"))
+    learnt = values[:, :9].clone().requires_grad_()
+    TanhGELU()(learnt).sum().backward()  # a derivative can be had, as from the layer that it replaces
+    assert learnt.grad is not None
 
 
 @pytest.mark.parametrize("name", ["gelu_new", "gelu_pytorch_tanh", "gelu", "silu", "relu", "gelu_fast"])
