@@ -146,8 +146,10 @@ def _short(cell: str) -> str:
 
 
 def _csv(rows: Rows) -> str:
+    """Headings are as the user's configuration has them; whatever names results have is no formula."""
     buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(map(csv_cell, row) for row in rows)
+    written = (row if all(cell == "-" for cell in row[1:]) else map(csv_cell, row) for row in rows)
+    csv.writer(buffer, lineterminator="\n").writerows(written)
     return buffer.getvalue().rstrip("\n")
 
 

@@ -32,6 +32,7 @@ def test_every_key_of_the_page_is_there_and_no_other_with_the_daemon_s_last_sign
     ref = CheckpointRef("gpt", 1000, "f", "/checkpoints/1000", 1.0)
     ledger.note_checkpoint(ref, "evaluating")
     ledger.note_task(ref, "mmlu", "running", version="v")
+    ledger.note_job(ref, "key", stage="evaluate", runner='{"type": "slurm"}', manifest=tmp_path / "m.json", size=2)
     ledger.close()
     flags = ["--config", str(tmp_path / "evaluator.yaml"), "--model-type", "huggingface", "--status", "--json"]
     assert evaluator.main(flags) == 0
@@ -47,12 +48,14 @@ def test_every_key_of_the_page_is_there_and_no_other_with_the_daemon_s_last_sign
 
     (checkpoint,) = run["checkpoints"]
     (task,) = checkpoint["tasks"]
+    (job,) = run["jobs"]
+    assert (job["runner"], job["parts"], job["job"]) == ("slurm", 2, None)
     page = DOCUMENTED.read_text(encoding="utf-8")
     section = page.partition("## `--status --json`")[2].partition("\n## ")[0]
-    for keys in (set(run), set(checkpoint), set(task), set(run["daemon"])):
+    for keys in (set(run), set(checkpoint), set(task), set(job), set(run["daemon"])):
         assert not {key for key in keys if f"`{key}`" not in section}
     listed = {word for word in section.split("`")[1::2] if word.isidentifier()}
-    known = {*run, *checkpoint, *task, *run["daemon"], "iteration", "reason"}
+    known = {*run, *checkpoint, *task, *job, *run["daemon"], "iteration", "reason"}
     states = {"found", "pinned", "converted", "evaluating", "evaluated", "recorded", "failed", "missed"}
-    states |= {"queued", "running", "done", "null", "true"}
+    states |= {"queued", "running", "done", "null", "true", "convert", "evaluate", "open", "cancelling"}
     assert listed - states <= known

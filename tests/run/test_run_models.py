@@ -88,7 +88,8 @@ def test_a_model_in_object_storage(models_directory: Path, tmp_path: Path, monke
     assert not list((tmp_path / "cache" / "models").glob(".*"))
     with pytest.raises(FileNotFoundError, match="no model files there"):
         local_directory("memory://bucket/none")
-    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed
+    monkeypatch.setitem(sys.modules, "s3fs", None)  # as where it is not installed, and no test before has used it
+    monkeypatch.delitem(sys.modules["fsspec.registry"]._registry, "s3", raising=False)
     with pytest.raises(ValueError, match=r"s3://bucket/gpt2: .*s3fs"):
         local_directory("s3://bucket/gpt2")
     with pytest.raises(FileNotFoundError, match="neither a directory here nor a model in the Hugging Face cache"):
