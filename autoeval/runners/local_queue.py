@@ -235,7 +235,7 @@ def _task(directory: Path, number: int, will_start: bool) -> JobState:
         return JobState("waiting", "PENDING") if will_start else JobState("gone", again=True)
     name, reason = str(record["name"]), str(record.get("reason", ""))
     if "ended" in record:
-        return JobState("ended", name, reason, name in _AGAIN)
+        return JobState("ended", name, reason, name in _AGAIN or bool(record.get("again")))
     return JobState("waiting", "PENDING", reason) if name == "WAITING" else JobState("running", name)
 
 

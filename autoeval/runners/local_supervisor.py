@@ -85,7 +85,8 @@ def record_file(directory: Path, number: int) -> Path:
 
 def read_record(directory: Path, number: int) -> dict[str, Any] | None:
     """What a task's keeper has written last: ``name``, ``keeper``, once it runs ``task``, ``gpus`` and ``started``, at the
-    end ``ended`` and ``code``; ``None`` before it has one."""
+    end ``ended`` and ``code``, and ``again`` when nobody but the end of who submitted it has ended it; ``None`` before it
+    has one."""
     try:
         content = json.loads(record_file(directory, number).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -142,7 +143,7 @@ class _Supervisor:
                 os.kill(keeper, signal.SIGTERM)
         for number in cancelled & set(self._pending):
             self._pending.remove(number)
-            _note(self._directory, number, "CANCELLED", ended=time.time())
+            _note(self._directory, number, "CANCELLED", ended=time.time(), **_why(self._directory, self._job, number))
 
     def _start(self, number: int) -> None:
         # The child must not lose a signal before it has its own ways to hear of it.
@@ -203,6 +204,7 @@ class _Keeper:
                     raise _Cancelled
                 name = self._run(reservation, wakeups)
         except _Cancelled:
+            self._about |= _why(self._directory, job, self._number)
             self._note("CANCELLED", ended=time.time())
             return
         assert self._status is not None
@@ -237,6 +239,7 @@ class _Keeper:
                 break
             if not ended_as and (over or wanted):
                 ended_as, tether = "CANCELLED" if wanted else "TIMEOUT", ()
+                self._about |= _why(self._directory, job, self._number) if wanted else {}
                 deadline = time.monotonic() + job.grace_seconds
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(self._pid, signal.SIGTERM)
@@ -272,6 +275,13 @@ def _raise_cancelled(_number: int, _frame: Any) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # once is enough
     raise _Cancelled
+
+
+def _why(directory: Path, job: LocalJob, number: int) -> dict[str, Any]:
+    """For the record of a task that is to end: whether that is nobody's will, but who submitted it has ended."""
+    if job.tethered and _closed(0) and not cancel_file(directory, number).exists():
+        return {"reason": "who submitted it has ended", "again": True}
+    return {}
 
 
 def _closed(descriptor: int) -> bool:

@@ -294,6 +294,17 @@ def test_tethered_jobs_end_with_who_submitted_them(world: World) -> None:
     queue = world.queue()
     assert over(queue, {"k": 3}) == {"k": ["CANCELLED"] * 3}
     assert not alive(int(world.read("up-0"))) and not (world.here / "up-2").exists()
+    # It was nobody's will: a daemon that was killed takes them up again, and must not find them failed.
+    assert all(state.again for state in queue.poll({"k": 3})["k"])
+
+
+def test_a_tethered_job_that_somebody_cancels_is_not_to_be_tried_again(world: World) -> None:
+    queue = world.queue(tethered=True)
+    queue.submit(world.array("k", GATED, size=2, at_once=1))
+    world.read("up-0")
+    queue.cancel(["k"])
+    assert over(queue, {"k": 2}) == {"k": ["CANCELLED"] * 2}
+    assert not any(state.again for state in queue.poll({"k": 2})["k"])
 
 
 def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> None:
