@@ -23,6 +23,7 @@ from autoeval.runners.parts import LAST_WORDS, Batch, Part, adopted, new_batch
 from autoeval.runners.places import Bookkeeper, Place
 from autoeval.runners.progress import Limits, Progress
 from autoeval.runners.rounds import Aftermath, Round, after_death, essence, load_seconds_key, step_of
+from autoeval.tasks.conversion import is_converted
 from autoeval.tasks.plan import EvaluationPlan, load_plan
 from autoeval.tasks.work import existing_result, set_aside_other_saves
 from recorder.ledger import JobRow, Ledger
@@ -156,9 +157,12 @@ class ClusterWorker:
             if batch.plan.checkpoint.fingerprint == fingerprint and batch not in self._over:
                 setattr(current, {"convert": "conversion", "evaluate": "evaluation"}[batch.stage], batch)
         if current.conversion is not None and current.conversion.converted:
+            self._batches.remove(current.conversion)
+            if current.evaluation is None and not is_converted(current.plan):
+                current.conversion = None  # others' turns came first, and the room was needed
+                return
             self._tell("converting")
             self._tell("converted", seconds=0.0)
-            self._batches.remove(current.conversion)
             if current.evaluation is None and current.todo:
                 self._begin_evaluation()
 

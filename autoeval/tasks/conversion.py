@@ -121,11 +121,17 @@ def convert_for_others(plan: EvaluationPlan, emit: Callable[..., None], in_use: 
     emit("converted", seconds=round(time.monotonic() - started, 3))
 
 
-def _await_receipt(plan: EvaluationPlan) -> None:
+def is_converted(plan: EvaluationPlan) -> bool:
+    """Whether the converted model is there, and whole, and of this very save."""
     from autoeval.convert import read_receipt
 
+    receipt = read_receipt(plan.converted)
+    return receipt is not None and receipt.fingerprint == plan.checkpoint.fingerprint
+
+
+def _await_receipt(plan: EvaluationPlan) -> None:
     deadline = time.monotonic() + VISIBLE_SECONDS
-    while (receipt := read_receipt(plan.converted)) is None or receipt.fingerprint != plan.checkpoint.fingerprint:
+    while not is_converted(plan):
         if time.monotonic() > deadline:
             raise OSError(f"{plan.converted}: the converted model is not to be seen from {socket.gethostname()}")
         time.sleep(1.0)

@@ -7,15 +7,17 @@ the imitation of DLC in ``test_daemon_on_*``.
 from __future__ import annotations
 
 import queue
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autoeval.convert.receipt import Receipt, write_receipt
 from autoeval.runners import cluster_worker
 from autoeval.runners.cluster_worker import ClusterWorker
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused
@@ -123,6 +125,10 @@ def good(order: Order, emit: EventFile, claims: Claims, _job: int) -> JobState:
     emit("ready", pid=1, host="h")
     if order.stage == "convert":
         emit("converting")
+        of_this_save = {field.name: None for field in fields(Receipt)}
+        of_this_save |= {"fingerprint": order.plan.checkpoint.fingerprint, "files": {}}
+        order.plan.converted.mkdir(parents=True, exist_ok=True)
+        write_receipt(order.plan.converted, Receipt(**of_this_save))
         emit("converted", seconds=1.0)
     else:
         emit("loaded", seconds=2.0)
@@ -230,6 +236,25 @@ def test_conversion_is_a_job_of_its_own_and_may_come_before_its_turn(tmp_path: P
     assert (
         world.ledger.query("SELECT stage, size FROM jobs ORDER BY noted_at") == [("convert", 1)] + [("evaluate", 1)] * 2
     )
+    worker.close()
+    world.ledger.close()
+
+
+def test_what_was_converted_ahead_and_removed_for_others_is_converted_again(tmp_path: Path, world: World) -> None:
+    del world
+    world = World(tmp_path / "megatron", "torch_dist")
+    jobs = Jobs(good)
+    worker = world.worker(jobs)
+    worker.convert_ahead(world.plan)
+    deadline = time.monotonic() + 10
+    while not world.ledger.query("SELECT 1 FROM jobs WHERE stage = 'convert' AND state = 'ended'"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    shutil.rmtree(world.plan.converted)
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_done" and world.plan.converted.is_dir()
+    stages = world.ledger.query("SELECT stage FROM jobs ORDER BY noted_at")
+    assert stages == [("convert",), ("convert",), ("evaluate",)]
     worker.close()
     world.ledger.close()
 
