@@ -20,6 +20,7 @@ from autoeval.ending import STOP_SECONDS, kill, started_by
 logger = logging.getLogger(__name__)
 
 STOPPING = (signal.SIGINT, signal.SIGTERM)
+TELL_SECONDS = 0.2  # for the last line of the log
 
 
 class Terminated(KeyboardInterrupt):
@@ -90,11 +91,18 @@ class Signals:
 
 
 def _end_by_force(number: int) -> None:
+    # In a thread: the main thread may be stuck in the log itself, in a full pipe say, and hold its lock.
+    telling = threading.Thread(target=_tell, args=(number,), daemon=True)
+    telling.start()
+    kill(started_by(os.getpid()))
+    telling.join(TELL_SECONDS)
+    os._exit(128 + number)
+
+
+def _tell(number: int) -> None:
     logger.error(
         "%s: not everything has ended after %.1f s and is killed; what is on disk is whole, starting again goes on from "
         "here",
         signal.Signals(number).name,
         STOP_SECONDS,
     )
-    kill(started_by(os.getpid()))
-    os._exit(128 + number)

@@ -85,7 +85,10 @@ def pid_of_worker(project: Path) -> int:
 def ends_within_five_seconds(daemon: subprocess.Popen[str], number: int) -> float:
     began = time.monotonic()
     daemon.send_signal(number)
-    daemon.wait(30)
+    try:
+        daemon.wait(30)
+    finally:
+        daemon.kill()  # one that does not end would be waited for
     return time.monotonic() - began
 
 
@@ -119,8 +122,11 @@ def command_of(pid: int) -> str:
         return ""
 
 
-def test_a_main_thread_that_is_stuck_is_ended_by_force_with_all_it_started() -> None:
-    with subprocess.Popen([sys.executable, "-c", STUCK], cwd=HOME, stdout=subprocess.PIPE, text=True) as stuck:
+@pytest.mark.parametrize("place", ["", "import logging; logging.basicConfig(); logging.root.handlers[0].acquire()"])
+def test_a_main_thread_that_is_stuck_is_ended_by_force_with_all_it_started(place: str) -> None:
+    """In the log itself, too: in a write to a pipe that nobody reads it holds the log's lock."""
+    program = f"{place}\n{STUCK}"
+    with subprocess.Popen([sys.executable, "-c", program], cwd=HOME, stdout=subprocess.PIPE, text=True) as stuck:
         assert stuck.stdout is not None
         child = int(stuck.stdout.readline())
         assert ends_within_five_seconds(stuck, signal.SIGTERM) < 5.0 + 1.0
