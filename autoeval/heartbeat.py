@@ -114,7 +114,10 @@ class Heart:
 
 
 def _write(directories: Iterable[Path], doing: Doing, since: float) -> None:
-    me = identify(os.getpid())
+    try:
+        me = identify(os.getpid())
+    except OSError:  # no descriptor is left: that must not keep the daemon from ending what it has started
+        return
     assert me is not None
     content = (
         json.dumps(me.as_json() | asdict(doing) | {"since": round(since, 3), "time": round(time.time(), 3)}) + "\n"

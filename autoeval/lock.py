@@ -7,6 +7,7 @@ or one that other hosts do not see: then the file itself decides, and the heartb
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -135,15 +136,20 @@ class WorkDirectoryLock:
 
     def keeps(self) -> bool:
         """Whether the directory is still ours: nobody has cleared the lock and taken it. A file that is just gone, by
-        some clean-up, is written again."""
+        some clean-up, is written again. A file system that does not let us look or write says nothing of another."""
         holder = _holder(self.path)
         if holder is not None:
             return holder == self._me
-        self._close()
         try:
+            with contextlib.suppress(FileNotFoundError):
+                self.path.read_bytes()  # before ours is closed: what cannot be read now is locked still
+            self._close()
             self._acquire()
-        except (ConfigError, OSError):
+        except ConfigError:
             return False
+        except OSError as error:
+            logger.warning("%s: %s", self.path, error.strerror)
+            return True
         logger.warning("%s had vanished, and was written again", self.path)
         return True
 
@@ -159,7 +165,8 @@ class WorkDirectoryLock:
 
     def _close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # what a full disk did not take would be written again
+                self._file.close()
 
 
 def _holder(path: Path) -> Holder | None:

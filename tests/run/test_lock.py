@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
 import os
+import resource
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -127,6 +129,43 @@ def test_a_lock_file_that_vanishes_is_written_again(tmp_path: Path) -> None:
     assert str(os.getpid()) in (tmp_path / "daemon.lock").read_text()
 
 
+def test_a_full_disk_is_told_and_leaves_nothing_locked(tmp_path: Path) -> None:
+    with no_room(), pytest.raises(ConfigError, match="the work directory cannot be written"):
+        WorkDirectoryLock(tmp_path)
+    WorkDirectoryLock(tmp_path).release()
+
+
+def test_a_file_system_that_is_away_or_full_is_no_other_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = WorkDirectoryLock(tmp_path)
+
+    def away(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    with monkeypatch.context() as while_it_is_away:
+        for name in ("read_text", "read_bytes", "open"):
+            while_it_is_away.setattr(Path, name, away)
+        assert held.keeps()
+    script = f"from autoeval.lock import WorkDirectoryLock as L; from pathlib import Path; L(Path({str(tmp_path)!r}))"
+    second = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert f"process {os.getpid()} on host" in second.stderr  # it was not let go of
+    (tmp_path / "daemon.lock").unlink()
+    with no_room():
+        assert held.keeps()
+    assert held.keeps() and str(os.getpid()) in (tmp_path / "daemon.lock").read_text()
+    held.release()
+
+
+@contextlib.contextmanager
+def no_room() -> Iterator[None]:
+    """No file of this process can be written to, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
 def test_what_cannot_be_read_is_nobodys(tmp_path: Path) -> None:
     for content in ("", "{", "[]", '{"pid": "x"}'):
         (tmp_path / "daemon.lock").write_text(content)
@@ -163,6 +202,17 @@ def test_a_full_disk_keeps_nobody_from_working(tmp_path: Path, monkeypatch: pyte
     heart = Heart()
     heart.directories = (tmp_path,)
     heart.beat(Doing("idle"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nor_does_a_process_without_a_free_descriptor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: Any) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(heartbeat, "identify", none_left)
+    heart = Heart()
+    heart.directories = (tmp_path,)
+    assert heart.beat(Doing("stopping"))
     assert list(tmp_path.iterdir()) == []
 
 
