@@ -5,6 +5,7 @@ Every array is written down (``autoeval.runners.arrays``), so after a kill ``set
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shlex
 import sys
@@ -67,7 +68,7 @@ class ClusterRunner:
         self._resources = resources or Resources()
         self._arrays = Arrays(queue, at_once=max_num_workers, environment=environment, clock=clock)
         self._clock, self._sleep = clock, sleep
-        self._open: list[Array] = []  # submitted, and not over
+        self._open: list[Array] = []  # submitted, or just being, and not over
 
     def launch(self, tasks: Sequence[Task], configs: Sequence[Path]) -> list[Outcome]:
         """Run all; outcomes in the order of ``tasks``. ``configs`` is where each task's configuration is written.
@@ -132,8 +133,8 @@ class ClusterRunner:
                 one.member.log.unlink(missing_ok=True)
         members = [one.member for one in some]
         array = self._arrays.write_down(members, some[0].config.parent, self._wanted(some[0].task))
-        job = self._submitted(array)
         self._open.append(array)
+        job = self._submitted(array)
         for one in some:
             one.tries += 1
             one.queued = True
@@ -172,6 +173,11 @@ class ClusterRunner:
 
     def _cancel(self) -> None:
         """Everything that was submitted; waits until the queue says that it has ended."""
+        for array in [array for array in self._open if array.job is None]:
+            with contextlib.suppress(QueueError):  # it was just being submitted
+                array.job = self.queue.find(array.key)
+            if array.job is None:
+                self._open.remove(array)
         if not self._open:
             return
         logger.info("cancelling job %s", self._names())

@@ -110,7 +110,8 @@ class Slurm:
         if done.returncode == 0:
             return done.stdout
         said = " ".join(line.removeprefix("sbatch: error: ") for line in done.stderr.splitlines()).strip()
-        raise (QueueError if _PASSING.search(said) else QueueRefused)(f"sbatch: {said or done.returncode}")
+        passing = done.returncode < 0 or _PASSING.search(said)  # it was killed: that is no word of Slurm's
+        raise (QueueError if passing else QueueRefused)(f"sbatch: {said or done.returncode}")
 
     def flags(self, array: JobArray) -> list[str]:
         """What sbatch is given, without the script."""
@@ -223,6 +224,14 @@ def _call(command: Sequence[str], environment: Mapping[str, str] | None = None) 
     # Messages are compared: in English.
     whole = {**outside_of_a_job(os.environ if environment is None else environment), "LC_ALL": "C"}
     try:
-        return subprocess.run(command, capture_output=True, text=True, env=whole, timeout=CALL_SECONDS, check=False)
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env=whole,
+            timeout=CALL_SECONDS,
+            check=False,
+            start_new_session=True,  # Ctrl-C is for us, who then cancel what was submitted
+        )
     except subprocess.TimeoutExpired:
         raise QueueError(f"{command[0]} gave no answer within {CALL_SECONDS:.0f} s") from None
