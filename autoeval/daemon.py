@@ -295,9 +295,10 @@ class Daemon:
     def _on_worker_death(self, how: str) -> None:
         """The worker is gone: try the checkpoint again with a new one; what it had finished is kept."""
         worker, self._worker = self._worker, None
-        current, self._current = self._current, None
-        if current is None or worker is None:
-            return
+        current = self._current
+        if current is None or worker is None or self._clusters.serves(current.run):
+            return  # it had nothing to do, or converted ahead while jobs are at work on another run
+        self._current = None
         run, entry, step = current.run, current.entry, current.step
         deaths = entry.deaths[step] = entry.deaths.get(step, 0) + 1
         error = f"the worker process {how} during '{step}' ({deaths} times; log: {worker.log})"
