@@ -98,14 +98,15 @@ class Copies:
         with self._state:
             if self._closed:
                 return
-            self._held.discard(checkpoint.path)
             self._wanted = [one for one in self._wanted if one.path != checkpoint.path]
-            self._not_before = 0.0  # there may be room now
-            self._state.notify_all()
             if self._current is not None and self._current.path == checkpoint.path:
                 self._dropped = True  # the thread removes it
                 return
         remove_copy(checkpoint.path)
+        with self._state:  # not before: until it is gone, others wait for its room
+            self._held.discard(checkpoint.path)
+            self._not_before = 0.0
+            self._state.notify_all()
 
     def close(self) -> None:
         """Stop within a request; what was copied stays, and the next start goes on from there."""
@@ -142,6 +143,7 @@ class Copies:
 
     def _copy(self, checkpoint: Checkpoint) -> None:
         copying = plan_copy(checkpoint, self._store, parallel=self._parallel, stop=self._is_to_stop)
+        copying.transfer.remove_unfinished()  # its room is in ``needed`` again
         self._check_room(checkpoint, copying.needed)
         logger.info(
             "%s iteration %d: %.3g GB of %s are copied", checkpoint.model, checkpoint.iteration, copying.needed / 1e9,
@@ -156,16 +158,20 @@ class Copies:
         return self._closed or self._dropped
 
     def _check_room(self, checkpoint: Checkpoint, needed: int) -> None:
+        with self._state:  # before the room is measured: one of them may be removed meanwhile
+            waits = bool(self._held)
         self._staging.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(self._staging).free - RESERVE_BYTES
         if self._budget is not None:
             taken = sum(_blocks(directory) for directory in copies_in(self._staging))
             free = min(free, self._budget - taken)
         if needed > free:
-            raise NoRoomError(
+            message = (
                 f"{checkpoint.url}: its copy takes {needed / 1e9:.3g} GB more, and {max(0, free) / 1e9:.3g} GB may be taken "
                 f"in {self._staging} (copies.disk_gb, free disk)"
             )
+            # There will be room when one of those here has been evaluated.
+            raise OSError(errno.ENOSPC, message) if waits else NoRoomError(message)
 
     def _note(self, checkpoint: Checkpoint, outcome: Outcome) -> None:
         with self._state:
@@ -176,8 +182,6 @@ class Copies:
                 return
             if outcome is None:
                 self._held.add(checkpoint.path)
-            if isinstance(outcome, NoRoomError) and self._held:  # there will be when one of them has been evaluated
-                outcome = OSError(errno.ENOSPC, str(outcome))
             if isinstance(outcome, (StorageError, OSError)):
                 self._failures += 1
                 wait = min(FIRST_WAIT_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_WAIT_SECONDS)

@@ -82,14 +82,18 @@ class Transfer:
         """What is not here yet."""
         return [file for file in self._files if not self._is_here(file)]
 
+    def remove_unfinished(self) -> None:
+        """What an attempt that failed, or was killed, left of files in the middle: it takes room, and is not gone on with."""
+        for left in self._target.rglob(f".*{PARTIAL}"):
+            left.unlink(missing_ok=True)
+
     def run(self) -> None:
         """Raises ``Vanished``, ``Changed``, ``Aborted``, ``StorageError`` (which may pass) and ``OSError`` of the disk.
 
         When it returns, all files are those that were listed: the store was asked again at the end.
         """
         self._target.mkdir(parents=True, exist_ok=True)
-        for left in self._target.rglob(f".*{PARTIAL}"):
-            left.unlink(missing_ok=True)
+        self.remove_unfinished()
         missing = deque(sorted(self.missing(), key=lambda file: -file.needed))  # none is waited for alone at the end
         errors: list[Exception] = []
         # Not a pool of concurrent.futures: the end of the process would wait for a store that does not answer.

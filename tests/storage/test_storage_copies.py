@@ -10,6 +10,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from autoeval import copies as copies_module
 from autoeval.checkpoints import (
     Checkpoint,
     CheckpointChanged,
@@ -48,7 +49,7 @@ def save(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
 @pytest.fixture
 def files(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bytes | None], None]]:
     """Puts an object into fsspec's memory, or takes it out."""
-    root = f"/{request.node.name}"
+    root = f"/{request.node.originalname}"
     memory = fsspec.filesystem("memory")
 
     def put(key: str, content: bytes | None) -> None:
@@ -64,7 +65,7 @@ def files(request: pytest.FixtureRequest) -> Iterator[Callable[[str, bytes | Non
 
 @pytest.fixture
 def url(request: pytest.FixtureRequest) -> str:
-    return f"memory://{request.node.name}"
+    return f"memory://{request.node.originalname}"
 
 
 def _upload(put: Callable[[str, bytes | None], None], save: dict[str, bytes], *iterations: int) -> None:
@@ -261,6 +262,81 @@ def test_what_does_not_fit_is_told_with_its_figures(
         pass
     assert ended == (found[4], None)
     for_one.close()
+
+
+@pytest.mark.parametrize("when", ["while it is removed", "when the next one has just been refused"])
+def test_room_that_is_about_to_be_there_is_waited_for(
+    when: str,
+    url: str,
+    files: Callable[[str, bytes | None], None],
+    save: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A copy that goes away and one that asks for its room are in two threads."""
+    monkeypatch.setattr("autoeval.copies.FIRST_WAIT_SECONDS", 0.05)
+    _upload(files, save, 2, 4)
+    found = _found(url, tmp_path)
+    copies = Copies(ObjectStore(url), tmp_path, budget=plan_copy(found[2], ObjectStore(url)).needed + 10)
+    copies.want([found[2]])
+    assert _outcome(copies) == (found[2], None)
+    refused, removed = threading.Semaphore(0), threading.Event()
+    check_room, remove = Copies._check_room, copies_module.remove_copy
+    slow = when == "while it is removed"
+
+    def checking(self: Copies, checkpoint: Checkpoint, needed: int) -> None:
+        try:
+            check_room(self, checkpoint, needed)
+        except Exception:
+            refused.release()
+            assert slow or removed.wait(20)
+            raise
+
+    def removing(directory: Path) -> None:
+        assert not slow or (refused.acquire(timeout=20) and refused.acquire(timeout=20))
+        remove(directory)
+
+    monkeypatch.setattr(Copies, "_check_room", checking)
+    monkeypatch.setattr(copies_module, "remove_copy", removing)
+    copies.want([found[4]])
+    assert refused.acquire(timeout=20)
+    copies.drop(found[2])
+    removed.set()
+    while (ended := _outcome(copies))[1] is not None:
+        assert ended[0] == found[4] and isinstance(ended[1], OSError), ended
+    assert ended == (found[4], None)
+    copies.close()
+
+
+def test_files_that_broke_off_in_the_middle_take_no_room_from_the_next_attempt(
+    url: str,
+    files: Callable[[str, bytes | None], None],
+    save: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Neither those of an attempt that failed nor those of a process that was killed."""
+    monkeypatch.setattr("autoeval.copies.FIRST_WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(transfer_module, "CHUNK_BYTES", 4096)
+    _upload(files, save | {"run_config.yaml": b"#" * (1 << 20)}, 2)
+    checkpoint = _found(url, tmp_path)[2]
+    read, failed = ObjectStore.read, []
+
+    def breaking(self: ObjectStore, name: str, start: int | None = None, end: int | None = None) -> bytes:
+        if name.endswith("run_config.yaml") and start == (1 << 20) - 4096 and not failed:
+            failed.append(name)
+            raise StorageError(f"{name}: access is denied", lasting=True)
+        return read(self, name, start, end)
+
+    monkeypatch.setattr(ObjectStore, "read", breaking)
+    checkpoint.path.mkdir(parents=True)
+    (checkpoint.path / ".x.1234.part").write_bytes(bytes(1 << 20))
+    needed = plan_copy(checkpoint, ObjectStore(url)).needed
+    copies = Copies(ObjectStore(url), tmp_path, parallel=1, budget=needed + (1 << 19))
+    copies.want([checkpoint])
+    assert isinstance(_outcome(copies)[1], StorageError)
+    assert _outcome(copies) == (checkpoint, None)
+    copies.close()
 
 
 def test_closing_stops_a_copy_and_the_next_start_goes_on_with_it(
