@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 from typing import Any
 
-# Strings and comments are passed over; what is then found stands for something of elsewhere.
+# Strings and comments are passed over as pyhocon would; what is then found stands for something of elsewhere. Whether ``//``
+# within a line begins a comment depends on what is before it: what would matter if it did not is refused after it.
 _TOKENS = re.compile(
-    r'"""(?s:.*?)"""|"(?:[^"\\\n]|\\.)*"|#[^\n]*|//[^\n]*|(?P<include>(?<![\w.-])include(?=\s*(?:"|url|file|package|required)))'
-    r"|(?P<substitution>\$\{)",
+    r'"""(?s:.*?)"{3,}|"(?:[^"\\\n]|\\.)*"|\\.|#[^\n\r]*|(?m:^)[ \t]*//[^\n\r]*'
+    r'|(?P<either>//(?=[^\n\r]*(?:\$\{|include|""")))|//[^\n\r]*'
+    r'|(?P<include>(?<![\w.-])include(?=\s*(?:"|url|file|package|required)))|(?P<substitution>\$\{)',
     re.IGNORECASE,
 )
+_NAMES = {"include": "an include", "substitution": "a substitution (${…})"}
+_NAMES["either"] = '\'//\' within a line with an include, ${…} or """ behind it'
 
 
 class ReachesOut(ValueError):
@@ -25,8 +29,9 @@ def parse_hocon(text: str) -> Any:
     for found in _TOKENS.finditer(text):
         if found.lastgroup is not None:
             line = text.count("\n", 0, found.start()) + 1
-            what = "an include" if found.lastgroup == "include" else "a substitution (${…})"
-            raise ReachesOut(f"line {line}: {what} is not read: expected everything in this one file")
+            raise ReachesOut(
+                f"line {line}: {_NAMES[found.lastgroup]} is not read: expected everything in this one file"
+            )
     try:
         return pyhocon.ConfigFactory.parse_string(text)
     except RecursionError:

@@ -159,6 +159,10 @@ OUTWARD = [
     'include required(file("x"))',
     "INCLUDE file(x)",
 ]
+# Neither a comment nor a string to pyhocon.
+OUTWARD += ["a: http://x ${WANDB_API_KEY}", 'a: x // include "/etc/passwd"', 'a: x\\" ${WANDB_API_KEY} "y"']
+OUTWARD += ['a: 1 // """\nb: ${WANDB_API_KEY}\n# """', 'a: x// """\n""" ${WANDB_API_KEY}\n# """']
+OUTWARD += ["a: x\\# ${WANDB_API_KEY}", 'a: """x""""${WANDB_API_KEY}""']
 OUTWARD += ["a: ${WANDB_API_KEY}", "a: ${?HOME}", 'entries: [{description: ${HOME}"x"}]', 'a: { include "b.conf" }']
 
 
