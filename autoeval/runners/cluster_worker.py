@@ -33,7 +33,10 @@ logger = logging.getLogger(__name__)
 READ_SECONDS = 0.5  # between two looks at the event files
 LEAST_WAIT, GREATEST_WAIT = 0.5, 15.0  # seconds between two questions to the queue
 SILENT_END_SECONDS = 20.0  # for last words to appear on a slow network file system
-LEAVING_SECONDS = 60.0  # for jobs that have nothing left to do
+LEAVING_SECONDS = (
+    60.0  # for jobs that have nothing left to do; and until those that are still there are cancelled again
+)
+ASK_AGAIN_SECONDS = 60.0  # to end a job that hangs: the queue may not have heard it
 CLOSE_SECONDS = 4.0
 
 
@@ -180,7 +183,10 @@ class ClusterWorker:
         folder = Path(row.manifest).parent
         batch = next((one for one in self._batches if one.folder == folder), None)
         if batch is None:
-            batch = Batch(parts[0].order.stage, plan, folder, place=self._books.place(row.runner))
+            order = parts[0].order
+            batch = Batch(
+                order.stage, plan, folder, place=self._books.place(row.runner), ahead=order.in_use is not None
+            )
             self._batches.append(batch)
         array.job = row.job
         batch.arrays.append(array)
@@ -301,6 +307,8 @@ class ClusterWorker:
                     continue
                 if state.kind == "running" and part.progress is None:
                     part.progress = Progress()
+                elif state.kind == "waiting" and part.progress is not None:
+                    part.progress.waits()
                 if (end := arrays.end_of(member, state)) is not None:
                     self._on_end(batch, part, end, state)
         self._next_look = time.monotonic() + self._wait
@@ -325,10 +333,10 @@ class ClusterWorker:
     def _end_what_hangs(self) -> None:
         for batch in self._batches:
             for part in batch.alive():
-                if part.progress is None or part.doomed or part.unwanted:
+                if part.progress is None or part.unwanted or time.monotonic() < part.end_asked_until:
                     continue
-                if (reason := part.progress.overdue(self._limits)) is not None:
-                    part.doomed = reason
+                if reason := part.doomed or part.progress.overdue(self._limits):
+                    part.doomed, part.end_asked_until = reason, time.monotonic() + ASK_AGAIN_SECONDS
                     self._books.stop(part, self._place_of(batch))
                     self._look_soon()
 
@@ -373,7 +381,8 @@ class ClusterWorker:
                     self._books.ended(array)
             since = self._over.get(batch)
             if since is not None and time.monotonic() - since > LEAVING_SECONDS:
-                self._books.cancel([part for part in batch.alive() if not part.unwanted], self._place_of(batch))
+                self._books.cancel(batch.alive(), self._place_of(batch))
+                self._over[batch] = time.monotonic()
             done = not batch.arrays and not batch.wishes
             kept = self._round is not None and self._round.has(batch)
             if done and not kept and not (batch.ahead and batch.converted and since is None):

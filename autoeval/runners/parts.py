@@ -31,6 +31,7 @@ class Part:
     progress: Progress | None = None  # since it was seen to have started
     last_word: str = ""  # its last event, once it has told it
     doomed: str = ""  # why it was cancelled, to be tried again
+    end_asked_until: float = 0.0  # when its end is asked for again
     unwanted: bool = False  # it was cancelled for good
     ended: bool = False
     silent_since: float | None = None  # when the queue said that it ended well, which it has not said itself

@@ -92,6 +92,9 @@ class Bookkeeper:
                     self._note(batch, array, place)
                 waiting += made
             for array in waiting:
+                if all(part.unwanted for part in batch.parts if part.member.array is array):
+                    self._cancel_lost(batch, array, place)
+                    continue
                 array.resources = place.resources
                 job = arrays.submit(array)
                 self._ledger.change_job(array.key, "open", job)
@@ -102,6 +105,17 @@ class Bookkeeper:
             return False
         place.answered()
         return True
+
+    def _cancel_lost(self, batch: Batch, array: Array, place: Place) -> None:
+        """Nobody wants ``array`` any more, whose submission got no answer: it is looked for, and not submitted."""
+        queue = place.arrays().queue
+        array.job = queue.find(array.key)
+        if array.job is not None:
+            self._ledger.change_job(array.key, "cancelling", array.job)
+            queue.cancel([array.job])
+            return
+        for part in batch.parts:
+            part.ended = part.ended or part.member.array is array
 
     def _note(self, batch: Batch, array: Array, place: Place) -> None:
         size = len(array.members)

@@ -51,6 +51,11 @@ class Progress:
         if kind != "alive":
             self._step_began = self._heard
 
+    def waits(self) -> None:
+        """It has been put back into a queue, or is suspended there: that time does not count, and it may be started anew."""
+        self._heard = self._step_began = time.monotonic()
+        self._was_heard = False
+
     def time_left(self, limits: Limits) -> float | None:
         """Seconds until ``overdue`` may have something to say; none when it never will."""
         ends = [end for end, _ in self._ends(limits)]

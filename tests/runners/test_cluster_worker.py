@@ -345,6 +345,85 @@ def test_a_job_that_hangs_is_ended_and_tried_again(world: World) -> None:
     worker.close()
 
 
+def test_an_end_that_the_queue_has_not_heard_is_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster_worker, "ASK_AGAIN_SECONDS", 0.1)
+    release = threading.Event()
+
+    class Deaf(Jobs):
+        def cancel(self, jobs: Iterable[str]) -> None:
+            if self.cancelled:
+                super().cancel(jobs)
+            else:
+                self.cancelled.append("not heard")
+
+    def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
+        if job > 1:
+            return good(order, emit, claims, job)
+        emit("ready", pid=1, host="h")
+        release.wait(30)
+        return JobState("ended", "CANCELLED")
+
+    jobs = Deaf(script)
+    worker = world.worker(jobs, Limits(heartbeat_timeout=0.3), shares=1)
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_done"
+    assert world.tasks() == list(TASKS) and jobs.cancelled[:2] == ["not heard", "1_0"] and jobs.asked == 2
+    release.set()
+    worker.close()
+
+
+def test_a_job_that_is_back_in_the_queue_does_not_hang(world: World) -> None:
+    jobs = Jobs(good)
+
+    def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
+        jobs.states[str(job)][0] = JobState("waiting", "PENDING", "BeginTime")  # preempted, and put back
+        emit("ready", pid=1, host="h")
+        time.sleep(1.5)  # three times what may pass without a sign of life
+        jobs.states[str(job)][0] = JobState("running", "RUNNING")
+        return good(order, emit, claims, job)
+
+    jobs.script = script
+    worker = world.worker(jobs, Limits(heartbeat_timeout=0.5), shares=1)
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_done"
+    assert world.tasks() == list(TASKS) and jobs.asked == 1 and not jobs.cancelled
+    worker.close()
+
+
+def test_what_was_not_submitted_yet_when_the_checkpoint_failed_never_is(world: World) -> None:
+    full = threading.Event()
+
+    class Full(Jobs):
+        def submit(self, array: JobArray) -> str:
+            if self.asked and full.is_set():
+                raise QueueError("submit limit")
+            full.set()
+            return super().submit(array)
+
+    def script(_order: Order, emit: EventFile, _claims: Claims, _job: int) -> JobState:
+        emit("ready", pid=1, host="h")
+        while not refused():
+            time.sleep(0.01)
+        emit("checkpoint_failed", error="no such layer", log="l", again=False)
+        return JobState("ended", "FAILED", again=True)
+
+    jobs = Full(script, arrays=False)
+    worker = world.worker(jobs)
+
+    def refused() -> bool:
+        return any(array.asked and array.job is None for batch in list(worker._batches) for array in list(batch.arrays))
+
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_failed"
+    full.clear()
+    deadline = time.monotonic() + 10
+    while world.ledger.jobs("m"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert jobs.asked == 1
+    worker.close()
+
+
 def test_a_queue_that_is_away_is_waited_for_and_one_that_refuses_is_not(
     world: World, caplog: pytest.LogCaptureFixture
 ) -> None:
