@@ -189,7 +189,7 @@ def run_daemon(
                 status = daemon.run()
             except (OSError, sqlite3.OperationalError, LedgerError) as error:
                 # Starting again is the only recovery there is; it need not wait for a person to do it.
-                present = [Wanted(run.config, run.tasks) for run in daemon.runs] if daemon else present
+                present = daemon.wanted if daemon else present
                 failures = 1 if time.monotonic() - begun > STEADY_SECONDS else failures + 1
                 if _disk_is_full(error):
                     logger.error("the disk of the work directory is full (%s): going on when there is room", error)

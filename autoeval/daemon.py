@@ -93,10 +93,19 @@ class Daemon:
             worker = self._worker
             # After a trouble of this machine jobs go on elsewhere: the next start, in a moment, takes them up again.
             clusters = partial(self._clusters.close, leave=not in_order)
-            side_by_side(*([worker.close] if worker else []), clusters, *(self._views[run].close for run in self.runs))
+            side_by_side(
+                *([worker.close] if worker else []), clusters, *(views.close for views in self._views.values())
+            )
             for run in self.runs:
                 run.close(keep_pins=not in_order)
+            self._signals.reload_wanted = self._signals.reload_wanted or self._reload.pending  # for the next life
             self._signals.on_stop = self._signals.on_reload = None
+
+    @property
+    def wanted(self) -> list[Wanted]:
+        """The runs as they are, with those that a trouble kept from being made anew."""
+        found = {one.key: one for one in (Wanted(run.config, run.tasks) for run in self.runs)}
+        return list((found | {one.key: one for one in self._reload.unmade}).values())
 
     def _on_views_end(self, views: Views, content: Any) -> None:
         self._messages.put(_Message("views", views, content))

@@ -125,14 +125,14 @@ class Reader:
     def __init__(self, read: Callable[[], list[Wanted]], on_end: Callable[[Any], None]):
         self._read = read
         self._on_end = on_end
-        self._going = self._again = False
+        self.going = self._again = False
 
     def begin(self) -> None:
         """For the main thread, as ``ended`` is. While it is being read it is noted to be read once more."""
-        if self._going:
+        if self.going:
             self._again = True
             return
-        self._going = True
+        self.going = True
         threading.Thread(target=self._work, name="reload", daemon=True).start()
 
     def _work(self) -> None:
@@ -143,7 +143,7 @@ class Reader:
         self._on_end(found)
 
     def ended(self) -> None:
-        self._going = False
+        self.going = False
         if self._again:
             self._again = False
             self.begin()
@@ -180,9 +180,15 @@ class Reload:
         self._reader = Reader(read, on_end)
         self._directories = directories
         self._changes = Changes()
+        self.unmade: list[Wanted] = []  # while ``make`` is at it: runs that are closed and not open again
 
     def begin(self) -> None:
         self._reader.begin()
+
+    @property
+    def pending(self) -> bool:
+        """Whether somebody was told of changes, or will be, that are not made yet."""
+        return self._reader.going or bool(self._changes)
 
     def take(self, found: list[Wanted] | Exception, runs: Sequence[WatchedRun], at_work: str | None) -> None:
         """``at_work`` names the checkpoint that is being evaluated."""
@@ -206,25 +212,31 @@ class Reload:
     def make(
         self, runs: list[WatchedRun], views: dict[WatchedRun, Views], new_run: Callable[[Wanted], WatchedRun]
     ) -> list[WatchedRun]:
-        """Change ``runs`` and ``views``; the runs that are new or were made anew, which nobody watches yet."""
+        """Change ``runs`` and ``views``; the runs that are new or were made anew, which nobody watches yet.
+
+        What ``new_run`` raises is passed on; ``unmade`` then has what ``runs`` lacks.
+        """
         changes, self._changes = self._changes, Changes()
         try:
             present_or_new = (*changes.added, *changes.at_once, *changes.anew)
             self._directories.hold({one.key[0]: one.config.logs.limits for one in present_or_new})
-        except ConfigError as error:
+        except (ConfigError, OSError) as error:
             logger.error("SIGHUP: the new configuration cannot take effect, the old one stays: %s", error)
             return []
         present = {(run.config.work_dir, run.config.model_name): run for run in runs}
         for wanted in changes.at_once:
             present[wanted.key].take_settings(wanted.config)
+        self.unmade = [*changes.added, *changes.anew]
         for key in (*changes.removed, *(one.key for one in changes.anew)):
             runs.remove(present[key])
             present[key].close(keep_pins=key not in changes.removed)
         for key in changes.removed:
             views.pop(present[key]).close()
         made = []
-        for wanted in (*changes.added, *changes.anew):
+        while self.unmade:
+            wanted = self.unmade[0]
             run = new_run(wanted)
+            del self.unmade[0]
             runs.append(run)
             made.append(run)
             if (former := present.get(wanted.key)) is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import pytest
 
 from autoeval.config import load_config
-from autoeval.reload import Changes, Reader, Wanted, compare, tell
+from autoeval.reload import Changes, Reader, Reload, Wanted, compare, tell
+from autoeval.work_directories import WorkDirectories
 from autoeval.yaml_file import ConfigError
 
 BASE: dict[str, Any] = {
@@ -98,6 +100,50 @@ def test_what_only_a_restart_can_change_is_named_and_the_rest_is_done(
     assert not changes.added and not changes.removed
     tell(changes)
     assert "auto_eval.work_dir cannot change without a restart" in caplog.text
+
+
+class Run:
+    """As much of a watched run, and of its views, as is asked for here."""
+
+    def __init__(self, wanted: Wanted) -> None:
+        self.config, self.tasks, self.closed, self.run = wanted.config, wanted.tasks, False, self
+
+    def close(self, *, keep_pins: bool = False) -> None:
+        self.closed = True
+
+
+def test_a_run_that_cannot_be_opened_again_is_not_forgotten(tmp_path: Path) -> None:
+    old = wanted(tmp_path, {}, {"model_name": "other", "work_dir": "other"})
+    new = wanted(tmp_path, {"model": {"dtype": "float32"}}, {"model_name": "other", "work_dir": "other"})
+
+    def no_room(_: Wanted) -> Any:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with WorkDirectories() as directories:
+        reload = Reload(lambda: new, directories, lambda _: None)
+        runs: list[Any] = [Run(one) for one in old]
+        changed, views = runs[0], {run: Run(one) for run, one in zip(runs, old, strict=True)}
+        assert not reload.pending
+        reload.take(new, runs, "gpt iteration 1000")
+        assert reload.pending and not reload.is_due(at_work=True)
+        with pytest.raises(OSError, match="No space left"):
+            reload.make(runs, views, no_room)  # type: ignore[arg-type]
+        assert changed.closed and changed in views and [run.config.model_name for run in runs] == ["other"]
+        assert reload.unmade == [new[0]]
+
+
+def test_a_work_directory_that_cannot_be_had_changes_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    old = wanted(tmp_path, {})
+    new = wanted(tmp_path, {}, {"model_name": "coming", "work_dir": "third"})
+    (tmp_path / "third").mkdir()
+    (tmp_path / "third" / "logs").write_text("in the way")
+    with WorkDirectories() as directories:
+        reload = Reload(lambda: new, directories, lambda _: None)
+        runs: list[Any] = [Run(one) for one in old]
+        reload.take(new, runs, None)
+        assert reload.make(runs, {}, Run) == []  # type: ignore[arg-type]
+    assert "cannot take effect, the old one stays" in caplog.text
+    assert len(runs) == 1 and not runs[0].closed and not reload.pending
 
 
 def test_a_wish_while_it_is_being_read_is_not_lost() -> None:
