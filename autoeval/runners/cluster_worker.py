@@ -225,8 +225,8 @@ class ClusterWorker:
         elif not current.evaluation.alive() and not current.evaluation.wishes:
             # All have said that they are done: what is left was claimed by somebody who is gone.
             current.deaths["left over"] += 1
-            for part in current.evaluation.parts:
-                part.claims.release(current.left())
+            # Not only by these parts: of those that ended under a former daemon nothing is known here.
+            current.evaluation.parts[-1].claims.release_of_all(current.left())
             if current.deaths["left over"] < self._limits.attempts:
                 current.evaluation.wish([current.left()])
                 return

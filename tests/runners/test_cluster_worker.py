@@ -495,6 +495,40 @@ def test_a_former_daemons_job_is_taken_up_again(world: World, known: bool) -> No
     assert world.ledger.jobs("m") == []
 
 
+def test_what_failed_in_a_job_that_ended_under_a_former_daemon_is_tried_again(world: World) -> None:
+    hold = threading.Event()
+
+    def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
+        if job == 2:
+            hold.wait(30)
+        if job != 1:
+            return good(order, emit, claims, job)
+        emit("ready", pid=1, host="h")
+        claims.take("a")
+        claims.take("c")
+        finish(order, emit, "c")
+        emit("task_failed", task="a", version="v1", error="a bad moment", log="l")
+        emit("checkpoint_done")
+        return DONE
+
+    jobs = Jobs(script, arrays=False)
+    first = world.worker(jobs)
+    first.submit(world.plan_path)
+    world.until("task_failed")
+    deadline = time.monotonic() + 10
+    while len(world.ledger.jobs("m")) != 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    first.close(leave=True)
+    world.told.clear()
+    second = world.worker(jobs)
+    second.submit(world.plan_path)
+    hold.set()
+    assert world.until(*END)["event"] == "checkpoint_done"
+    assert world.tasks() == list(TASKS) and jobs.asked == 3 and not world.tasks("task_failed")
+    second.close()
+
+
 def test_what_nobody_wants_any_more_is_cancelled(world: World) -> None:
     hold = threading.Event()
 
