@@ -27,12 +27,18 @@ class Events:
 
 
 class EventFile:
-    """Appends events to a file, each with one write and on the disk when it returns: another machine may read them."""
+    """Appends events to a file, each with one write and on the disk when it returns: another machine may read them.
+
+    A line that an earlier process was killed in is ended first: a requeued job has the file of its first start.
+    """
 
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self._lock = threading.Lock()
+        size = os.fstat(self._descriptor).st_size
+        if size and os.pread(self._descriptor, 1, size - 1) != b"\n":
+            os.write(self._descriptor, b"\n")
 
     def __call__(self, event: str, **details: Any) -> None:
         line = json.dumps({"event": event, **details}) + "\n"

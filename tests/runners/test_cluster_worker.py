@@ -23,7 +23,7 @@ from autoeval.runners.cluster_worker import ClusterWorker
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused
 from autoeval.runners.places import Place
 from autoeval.tasks.claims import Claims
-from autoeval.tasks.events import EventFile
+from autoeval.tasks.events import EventFile, Tail
 from autoeval.tasks.order import Order, load_order
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
 from recorder.files import write_json
@@ -557,6 +557,17 @@ def test_what_nobody_wants_any_more_is_cancelled(world: World) -> None:
     assert time.monotonic() - began < 5 and set(jobs.cancelled) == {"1", "2_0", "2_1"}
     assert world.ledger.jobs("m") == []
     hold.set()
+
+
+def test_a_line_that_a_kill_cut_short_costs_no_other(tmp_path: Path) -> None:
+    file, tail = tmp_path / "events.jsonl", Tail(tmp_path / "events.jsonl")
+    assert tail.read() == []
+    EventFile(file)("ready", pid=1)
+    with file.open("a") as stream:
+        stream.write('{"event": "task_st')
+    assert tail.read() == [{"event": "ready", "pid": 1}]
+    EventFile(file)("ready", pid=2)
+    assert tail.read() == [{"event": "ready", "pid": 2}] and tail.read() == []
 
 
 def test_claims(tmp_path: Path) -> None:
