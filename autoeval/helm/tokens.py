@@ -27,6 +27,11 @@ def fingerprint(tokenizer: Any) -> str | None:
     known = _FINGERPRINTS.get(tokenizer)
     if known is None:
         content = f"{backend.to_str()}{tokenizer.special_tokens_map}{tokenizer.num_special_tokens_to_add(pair=False)}"
+        # These are in tokenizer_config.json only: whether "</s>" in a text is one token, and how tokens' texts are made.
+        content += "".join(
+            f"{name}={getattr(tokenizer, name, None)}"
+            for name in ("split_special_tokens", "clean_up_tokenization_spaces")
+        )
         known = _FINGERPRINTS[tokenizer] = hashlib.sha256(content.encode()).hexdigest()
     return known
 

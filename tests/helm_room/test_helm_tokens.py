@@ -13,7 +13,7 @@ from autoeval.helm import tokens
 from autoeval.helm.tokens import TEXT, TokenTable, fingerprint, prompt_ids, prompt_kind, table_of
 
 
-def tokenizer(words: str, *, begins: bool = False) -> Any:
+def tokenizer(words: str, *, begins: bool = False, **options: Any) -> Any:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -24,7 +24,7 @@ def tokenizer(words: str, *, begins: bool = False) -> Any:
     made.pre_tokenizer = Whitespace()
     if begins:
         made.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
-    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", unk_token="?")
+    return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<s>", eos_token="<s>", unk_token="?", **options)
 
 
 def test_a_tokenizer_is_known_by_what_it_does_and_forgotten_with_its_object() -> None:
@@ -37,6 +37,14 @@ def test_a_tokenizer_is_known_by_what_it_does_and_forgotten_with_its_object() ->
     # The next tokenizer may get the memory, and so the id, of one that is gone.
     assert len(tokens._FINGERPRINTS) == known - 2
     assert fingerprint(object()) is None
+
+
+def test_two_tokenizers_that_differ_in_their_configuration_only_are_two() -> None:
+    whole, split = tokenizer("a b c"), tokenizer("a b c", split_special_tokens=True)
+    for _ in range(2):
+        assert prompt_ids(whole, ["a <s> b"]) == [(2, 0, 3)]
+        assert prompt_ids(split, ["a <s> b"]) == [tuple(split("a <s> b")["input_ids"])] != [(2, 0, 3)]
+    assert fingerprint(whole) != fingerprint(tokenizer("a b c", clean_up_tokenization_spaces=True))
 
 
 def test_prompts_have_the_tokens_that_the_tokenizer_adds_and_helm_counts_without_them() -> None:
