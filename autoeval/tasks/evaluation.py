@@ -250,15 +250,18 @@ def log_file(path: Path) -> Iterator[None]:
 
 def failure_event(plan: EvaluationPlan, error: Exception) -> dict[str, Any]:
     """What is told of a checkpoint that cannot be evaluated. ``again``: another try, elsewhere perhaps, may help."""
+    from autoeval.convert import OutputError
+
     # Whatever went wrong, it is no news about this checkpoint when its files are no longer the ones it had.
     kind = "checkpoint_failed" if source_unchanged(plan) else "checkpoint_missed"
     told = describe(error)
+    passing = isinstance(error, OSError | MemoryError | OutputError)
     return {
         "event": kind,
         # The pin that was read will be gone by the time somebody reads this.
         "error": told.replace(plan.source, plan.checkpoint.path),
         "log": str(plan.log_path("convert")),
-        "again": isinstance(error, OSError | MemoryError) or "out of memory" in told.lower(),
+        "again": passing or "out of memory" in told.lower(),
     }
 
 

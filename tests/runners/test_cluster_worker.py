@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
+from autoeval.convert import ConversionError, OutputError
 from autoeval.convert.receipt import Receipt, write_receipt
 from autoeval.runners import cluster_worker
 from autoeval.runners.cluster_worker import ClusterWorker
 from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused
 from autoeval.runners.places import Place
 from autoeval.tasks.claims import Claims
+from autoeval.tasks.evaluation import failure_event
 from autoeval.tasks.events import EventFile, Tail
 from autoeval.tasks.order import Order, load_order
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
@@ -557,6 +559,12 @@ def test_what_nobody_wants_any_more_is_cancelled(world: World) -> None:
     assert time.monotonic() - began < 5 and set(jobs.cancelled) == {"1", "2_0", "2_1"}
     assert world.ledger.jobs("m") == []
     hold.set()
+
+
+def test_another_conversion_at_work_is_worth_another_try(world: World) -> None:
+    """One of a former daemon that is being cancelled, say."""
+    assert failure_event(world.plan, OutputError("another conversion is writing here"))["again"]
+    assert not failure_event(world.plan, ConversionError("no such layer"))["again"]
 
 
 def test_a_line_that_a_kill_cut_short_costs_no_other(tmp_path: Path) -> None:
