@@ -40,8 +40,10 @@ class Clusters:
 
     def settle(self, run: WatchedRun) -> None:
         """After the first scan: what a former daemon has submitted is taken up again in its turn, or cancelled."""
-        if run.ledger.jobs(run.config.model_name):
+        if jobs := run.ledger.jobs(run.config.model_name):
             wanted = {entry.ref.fingerprint for entry in run.waiting()} if self.serves(run) else set()
+            if run.trouble and self.serves(run):  # nothing is known of the store yet: they may well be wanted
+                wanted = {row.fingerprint for row in jobs}
             self.of(run).settle(wanted)
 
     def close(self, *, leave: bool = False) -> None:
