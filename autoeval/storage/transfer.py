@@ -101,10 +101,14 @@ class Transfer:
             threading.Thread(target=self._work, args=(missing, errors), name="transfer", daemon=True)
             for _ in range(min(self._parallel, len(missing)))
         ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        try:
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        except BaseException:  # Ctrl-C: they are not to go on behind the caller's back
+            self._failed.set()
+            raise
         if errors:
             raise next((error for error in errors if not isinstance(error, Aborted)), errors[0])
         self._verify_still_there()

@@ -191,6 +191,28 @@ def test_it_stops_when_it_is_told_to(store: ObjectStore, tmp_path: Path, monkeyp
         Transfer(store, "it", tmp_path, _wanted(store), stop=stop.is_set).run()
 
 
+def test_nothing_is_fetched_behind_the_back_of_who_interrupts(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[int | None] = []
+    interrupted = threading.Event()
+
+    def interrupting(name: str, start: int | None) -> None:
+        asked.append(start)
+        if len(asked) == 1:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            assert interrupted.wait(20)
+
+    _before_read(monkeypatch, interrupting)
+    with pytest.raises(KeyboardInterrupt):
+        Transfer(store, "it", tmp_path, _wanted(store), parallel=1).run()
+    interrupted.set()
+    for thread in threading.enumerate():
+        if thread.name == "transfer":
+            thread.join(20)
+    assert len(asked) == 1
+
+
 def test_a_file_or_a_directory_in_the_cache(
     bucket: Bucket, store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
