@@ -21,7 +21,10 @@ class StoredPlace:
         self._file = file
 
     def __truediv__(self, name: str) -> StoredPlace:
-        return StoredPlace(self.store, self.within, self.listed, f"{self._file}/{name}" if self._file else name)
+        file = f"{self._file}/{name}" if self._file else name
+        # A file keeps nothing but itself: caches hold on to thousands of them, each of another listing.
+        listed = {file: self.listed[file]} if file in self.listed else self.listed
+        return StoredPlace(self.store, self.within, listed, file)
 
     @property
     def name(self) -> str:
