@@ -144,7 +144,7 @@ bash -e "$HOME/steps.sh"
 """
 STEPS = """
 log=$1/out/logs/daemon.log
-wait_for() { for _ in $(seq 300); do grep -q "$1" "$log" 2>/dev/null && return; sleep 0.1; done; echo "never: $1"; exit 1; }
+wait_for() { for _ in $(seq 1200); do grep -q "$1" "$log" 2>/dev/null && return; sleep 0.1; done; echo "never: $1"; exit 1; }
 pid() { systemctl --user show -P MainPID autoeval-tiny-gpt2; }
 systemctl --user daemon-reload
 systemctl --user start autoeval-tiny-gpt2
@@ -184,7 +184,7 @@ def test_a_user_s_systemd_starts_it_starts_it_again_after_a_kill_and_ends_it_in_
         env=environment,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=400,
         check=False,
     )
     if "Failed to" in (log := (tmp_path / "systemd.log").read_text()) and "cgroup" in log:
