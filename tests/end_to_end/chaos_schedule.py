@@ -176,13 +176,8 @@ class Schedule:
     def _start(self, *flags: str, fates: dict[str, list[Any]] | None = None) -> int:
         arguments = ["--config", str(self.directory / "evaluator.yaml"), "--begin-iteration", "100"]
         arguments += ["--end-iteration", str(100 * self.count), "--iteration-interval", "100"]
-        arguments += [
-            "--model-type",
-            "megatron" if self.megatron else "huggingface",
-            "--check-interval",
-            "0.01",
-            *flags,
-        ]
+        kind = "megatron" if self.megatron else "huggingface"
+        arguments += ["--model-type", kind, "--check-interval", "0.01", *flags]
         console = self.directory / ("status" if "--status" in flags else "console")
         return self.lane.start(arguments, self.directory, console, fates, self.told)
 
@@ -333,15 +328,16 @@ class Schedule:
                 self._signal(self.random.choice(children).pid, self.random.choice(("KILL", "KILL", "TERM", "STOP")))
 
     def _fault_second(self, pid: int) -> None:
+        if not self._is_locked(pid):
+            return  # the second would be the first
         second = self._start()
         code = self._await(second, 20.0)
-        if self.lane.family.code(pid) is None and code != 2 and self._was_locked(pid):
+        if self.lane.family.code(pid) is None and code != 2:
             self.result.wrong.append(f"a second daemon ended with {code} instead of 2")
-            if code is None:
-                os.kill(second, signal.SIGKILL)
+        if code is None:  # the first was killed meanwhile, this one is at work: the next life would be refused
+            self._end(second, "KILL")
 
-    def _was_locked(self, pid: int) -> bool:
-        """The first may not have come to lock before the second did."""
+    def _is_locked(self, pid: int) -> bool:
         try:
             return bool(json.loads((self.out / "daemon.lock").read_text())["pid"] == pid)
         except (OSError, ValueError):
