@@ -1,4 +1,5 @@
-"""The daemon on a real Ray cluster of two nodes, and on an imitation of DLC's service that really runs what it is given."""
+"""The daemon on a real Ray cluster of two nodes, on an imitation of DLC's service that really runs what it is given, and in
+slots of this machine."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import CONFIG, deliver, make_project, run, scores, states
+from tests.end_to_end.daemon_world import CONFIG, deliver, make_project, run, scores, started, states, wait_for
 from tests.runners.dlc_service import DlcService
 from tests.tiny_models import save_tiny_model
 
@@ -83,3 +84,16 @@ def test_on_ray_and_on_dlc_the_scores_are_the_same(
     assert "secret-of-the-user" not in "".join(
         file.read_text(errors="replace") for file in (tmp_path / "dlc" / "out").rglob("*") if file.is_file()
     )
+
+
+def test_jobs_in_slots_that_ended_with_a_killed_daemon_are_begun_again(models: Path, tmp_path: Path) -> None:
+    project = make_project(tmp_path, CONFIG + "  runner: {type: local, max_num_workers: 2, num_gpus: 0, retry: 1}\n")
+    deliver(models, project, 300)
+    with started(project) as daemon:
+        wait_for(lambda: any((project / "out").rglob("part*.events.jsonl")))
+        daemon.kill()
+    ended = run(project)
+    assert ended.returncode == 0, ended.stderr
+    assert states(project) == {300: "recorded"} and len(scores(project)) == 2
+    assert "is taken up again" in ended.stderr and "who submitted it has ended" in ended.stderr
+    assert {row[3] for row in jobs(project)} == {"ended"}
