@@ -53,6 +53,7 @@ class Copies:
         self._dropped = self._closed = False  # dropped: the current one
         self._not_before = 0.0
         self._failures = 0
+        self._refused: dict[Path, int] = {}  # how often, by what lasts (an archived object): others go first
         self._thread: threading.Thread | None = None
 
     def find(self, fingerprint: str) -> tuple[Path, str] | None:
@@ -105,6 +106,7 @@ class Copies:
         remove_copy(checkpoint.path)
         with self._state:  # not before: until it is gone, others wait for its room
             self._held.discard(checkpoint.path)
+            self._refused.pop(checkpoint.path, None)
             self._not_before = 0.0
             self._state.notify_all()
 
@@ -136,7 +138,7 @@ class Copies:
             while not self._closed:
                 wait = self._not_before - time.monotonic()
                 if self._wanted and wait <= 0 and len(self._held) < self._most:
-                    self._current = self._wanted[0]
+                    self._current = min(self._wanted, key=lambda one: self._refused.get(one.path, 0))
                     return self._current
                 self._state.wait(wait if self._wanted and wait > 0 else None)
         return None
@@ -187,8 +189,11 @@ class Copies:
                 wait = min(FIRST_WAIT_SECONDS * 2 ** min(self._failures - 1, 10), LONGEST_WAIT_SECONDS)
                 self._not_before = time.monotonic() + wait
                 self._store.forget()  # credentials may be renewed meanwhile
+                if isinstance(outcome, StorageError) and outcome.lasting:
+                    self._refused[checkpoint.path] = self._refused.get(checkpoint.path, 0) + 1
             else:
                 self._failures, self._not_before = 0, 0.0
+                self._refused.pop(checkpoint.path, None)
                 self._wanted = [one for one in self._wanted if one.path != checkpoint.path]
             self._ended.append((checkpoint, outcome))
 
