@@ -348,7 +348,7 @@ def test_files_that_broke_off_in_the_middle_take_no_room_from_the_next_attempt(
     monkeypatch.setattr(transfer_module, "CHUNK_BYTES", 4096)
     _upload(files, save | {"run_config.yaml": b"#" * (1 << 20)}, 2)
     checkpoint = _found(url, tmp_path)[2]
-    read, failed = ObjectStore.read, []
+    read, failed = ObjectStore.read, list[str]()
 
     def breaking(self: ObjectStore, name: str, start: int | None = None, end: int | None = None) -> bytes:
         if name.endswith("run_config.yaml") and start == (1 << 20) - 4096 and not failed:
