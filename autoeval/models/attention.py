@@ -282,7 +282,7 @@ class State:
             window = None
         if window is None and (length == 1 or (above == 0 and groups == 1)):
             return None
-        key = (-1 - number, window, query.device, query.dtype)
+        key = (-1 - number, window, groups, query.device, query.dtype)
         mask = self._masks.get(key)
         if mask is None:
             mask = query.new_full((length, above + length), -torch.inf).triu(above + 1)
