@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,7 +111,15 @@ def test_a_good_work_directory_is_tried_and_left_as_it_was(tmp_path: Path) -> No
     assert list((tmp_path / "out").iterdir()) == []
 
 
-def test_a_work_directory_that_may_not_be_written(tmp_path: Path) -> None:
+@pytest.fixture
+def seen_by_all() -> Iterator[Path]:
+    """A directory that other users reach: pytest's own are closed to them."""
+    with tempfile.TemporaryDirectory() as directory:
+        Path(directory).chmod(0o755)
+        yield Path(directory)
+
+
+def test_a_work_directory_that_may_not_be_written(seen_by_all: Path) -> None:
     """As another user than root, who may write everywhere."""
     code = (
         "import os, sys, getpass, encodings.idna\nfrom pathlib import Path\nfrom autoeval.doctor import places\n"
@@ -118,15 +127,13 @@ def test_a_work_directory_that_may_not_be_written(tmp_path: Path) -> None:
         "for place in sys.argv[1:]:\n"
         "    for one in places.examine_work_dir(Path(place)): print(one.level, one.check, one.found, '|', one.action)"
     )
-    place = tmp_path / "forbidden"
+    place, mine = seen_by_all / "forbidden", seen_by_all / "mine"
     place.mkdir(mode=0o555)
-    (tmp_path / "mine").mkdir(mode=0o777)
-    for above in (tmp_path, *tmp_path.parents[:2]):
-        above.chmod(0o755)
-    (tmp_path / "mine").chmod(0o777)
-    (tmp_path / "mine" / "ledger.sqlite").touch(mode=0o444)
+    mine.mkdir()
+    mine.chmod(0o777)
+    (mine / "ledger.sqlite").touch(mode=0o444)
 
-    command = [sys.executable, "-c", code, str(place / "out"), str(tmp_path / "mine")]
+    command = [sys.executable, "-c", code, str(place / "out"), str(mine)]
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     first, *others = done.stdout.splitlines()
