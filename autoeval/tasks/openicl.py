@@ -154,9 +154,10 @@ class OpenICLInferTask(Task):
         self._note(model, dataset, items=len(records) - there, seconds=time.monotonic() - began)
 
     def _note(self, model: Mapping[str, Any], dataset: Mapping[str, Any], *, items: int, seconds: float) -> None:
-        """What it took, for whoever deals out the next run's tasks (autoeval/run/spent.py)."""
-        if items:
-            note = output_path(self.work_dir / self.log_subdir, model, dataset).with_suffix(".seconds.json")
+        """What it took, for whoever deals out the next run's tasks (autoeval/run/spent.py): beside its log, if it has
+        one. With ``--debug`` there is none, and what is traced is not what it takes."""
+        note = output_path(self.work_dir / self.log_subdir, model, dataset).with_suffix(".seconds.json")
+        if items and note.parent.is_dir():
             write_json(note, {"items": items, "seconds": seconds, "load_seconds": self._load_seconds})
 
     def _load(self, model: Mapping[str, Any]) -> None:

@@ -143,7 +143,7 @@ def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.Mo
         assert ends_within_five_seconds(daemon, signal.SIGTERM) < 5.0
         assert daemon.stderr is not None and "evaluator.py: stopped" in daemon.stderr.read()
     assert daemon.returncode == 128 + signal.SIGTERM
-    assert not left_of(project)
+    wait_for(lambda: not left_of(project), 1.0)  # what was killed takes a moment to let go of its memory
 
 
 def test_sighup_takes_what_can_change_and_nothing_is_evaluated_twice(models: Path, project: Path) -> None:
