@@ -16,6 +16,8 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import TypeVar
 
+from autoeval.causes import causes
+
 _LOGGER = logging.getLogger("autoeval.helm")
 
 _Result = TypeVar("_Result")
@@ -154,7 +156,7 @@ def missing_file(error: BaseException) -> tuple[Path, str] | None:
 
     HELM's own message names only the address, or not even that; the path is in the frame that tried the download.
     """
-    for current in _chain(error):
+    for current in causes(error):
         if isinstance(current, FileNotFoundError) and current.filename:
             return Path(os.fsdecode(current.filename)), ""
         trace: TracebackType | None = current.__traceback__
@@ -164,12 +166,3 @@ def missing_file(error: BaseException) -> tuple[Path, str] | None:
                 return Path(frame.f_locals["target_path"]), str(frame.f_locals.get("source_url", ""))
             trace = trace.tb_next
     return None
-
-
-def _chain(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__

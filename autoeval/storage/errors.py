@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Iterator
 
+from autoeval.causes import causes
 from autoeval.storage.options import HOW_TO_SIGN_IN
 
 
@@ -78,17 +78,17 @@ _UNREACHABLE = {errno.ECONNREFUSED, errno.ECONNRESET, errno.EHOSTUNREACH, errno.
 
 def explain(url: str, error: BaseException) -> StorageError:
     """What went wrong with ``url``, in one line."""
-    causes = list(_causes(error))
-    for cause in causes:
+    chain = list(causes(error))
+    for cause in chain:
         if (code := error_code(cause)) in _BY_CODE:
             message, lasting = _BY_CODE[code]
             return StorageError(f"{url}: {message}", lasting=lasting)
-    for cause in causes:
+    for cause in chain:
         for kind in type(cause).__mro__:
             if kind.__name__ in _BY_CLASS:
                 message, lasting = _BY_CLASS[kind.__name__]
                 return StorageError(f"{url}: {message}{_endpoint(cause)}", lasting=lasting)
-    for cause in causes:
+    for cause in chain:
         if isinstance(cause, TypeError) and "unexpected keyword argument" in str(cause):
             option = str(cause).rpartition("argument ")[2]
             return StorageError(f"{url}: storage_options: its library knows no option {option}", lasting=True)
@@ -103,7 +103,7 @@ def explain(url: str, error: BaseException) -> StorageError:
         if isinstance(cause, OSError) and cause.errno in _UNREACHABLE:
             return StorageError(f"{url}: the endpoint cannot be reached")
     # Libraries put requests into their messages, and requests have signatures: the class and the code must do.
-    code = next((code for cause in causes if (code := error_code(cause))), "")
+    code = next((code for cause in chain if (code := error_code(cause))), "")
     return StorageError(f"{url}: {type(error).__name__}{f' ({code})' if code else ''}")
 
 
@@ -116,16 +116,7 @@ def error_code(error: BaseException) -> str | None:
 
 
 def says_no_bucket(error: BaseException) -> bool:
-    return any(error_code(cause) == "NoSuchBucket" for cause in _causes(error))
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
+    return any(error_code(cause) == "NoSuchBucket" for cause in causes(error))
 
 
 def _endpoint(error: BaseException) -> str:

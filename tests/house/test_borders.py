@@ -14,7 +14,7 @@ HOME = Path(__file__).resolve().parents[2]
 
 # What each room of autoeval may import, besides itself, the standard library and packages from the index.
 MAY_IMPORT = {
-    "storage": set(),
+    "storage": {"causes"},
     "checkpoints": {"storage"},
     "convert": {"checkpoints"},
     "models": {"storage"},
@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "intents": set(),
     "openicl": {"models", "datasets"},
     "offline": set(),
-    "helm": {"models", "offline"},
+    "helm": {"causes", "models", "offline"},
     "tasks": {
         "log_files",
         "storage",
