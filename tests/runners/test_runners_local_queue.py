@@ -6,91 +6,27 @@ import json
 import os
 import signal
 import subprocess
-import sys
-import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
-from autoeval.runners import local_queue, processes
-from autoeval.runners.jobs import JobArray, JobState, QueueError, QueueRefused, Resources
-from autoeval.runners.local_queue import LocalQueue
-from autoeval.runners.processes import Identity, from_json, identify
+from autoeval.runners import processes
+from autoeval.runners.jobs import JobArray, JobState, QueueRefused
+from autoeval.runners.processes import from_json, identify
 from autoeval.runners.slots import Capacity, Slots, Wanted
 from tests.run.programs import alive, wait_for
-from tests.runners.conftest import REPOSITORY
-
-BEGIN = (
-    "import json, os, pathlib, signal, subprocess, sys, time; here = pathlib.Path(sys.argv[1]); number = sys.argv[2]"
-)
-
-
-class World:
-    """A queue in a directory, and tasks that are small Python programs with ``here`` and ``number`` defined."""
-
-    def __init__(self, directory: Path) -> None:
-        self.here = directory / "out"
-        self.here.mkdir()
-        self.directory = directory / "queue"
-        self._queues: list[LocalQueue] = []
-        self._jobs: set[str] = set()
-
-    def queue(self, **options: Any) -> LocalQueue:
-        self._queues.append(LocalQueue(self.directory, **{"gpus": (), "cpus": 4, "grace_seconds": 0.5, **options}))
-        return self._queues[-1]
-
-    def array(self, key: str, code: str, *, size: int = 1, at_once: int = 8, **resources: Any) -> JobArray:
-        self._jobs.add(key)
-        command = [sys.executable, "-c", f"{BEGIN}\n{textwrap.dedent(code)}", str(self.here)]
-        return JobArray(key, key, command, size, Resources(**resources), self.here / f"{key}.log", at_once)
-
-    def kept(self, job: str, number: int = 0) -> dict[str, Any]:
-        content = json.loads((self.directory / job / f"{number}.json").read_text())
-        return dict(content)
-
-    def supervisor(self, job: str) -> Identity:
-        return from_json(json.loads((self.directory / job / "supervisor.json").read_text()))
-
-    def read(self, name: str) -> str:
-        """What a task has written, once it has."""
-        file = self.here / name
-        wait_for(lambda: file.exists() and file.read_text() != "")
-        return file.read_text()
-
-    def close(self) -> None:
-        queue = LocalQueue(self.directory, gpus=())
-        jobs = {job: 1 for job in self._jobs if queue.find(job)}
-        queue.cancel(jobs)
-        try:
-            for one in self._queues:
-                over(one, jobs)
-        finally:  # after a test that has failed
-            for process in psutil.process_iter(["cmdline"]):
-                if str(self.here.parent) in " ".join(process.info["cmdline"] or ()):
-                    process.kill()
-
-
-def over(queue: LocalQueue, jobs: dict[str, int], seconds: float = 20.0) -> dict[str, list[str]]:
-    """The names of all ends, once there are no others."""
-    deadline = time.monotonic() + seconds
-    while True:
-        states = queue.poll(jobs)
-        if all(state.over for found in states.values() for state in found):
-            return {job: [state.name or state.kind for state in found] for job, found in states.items()}
-        assert time.monotonic() < deadline, states
-        queue.wait(deadline - time.monotonic())
+from tests.runners.local_queue_world import GATED, STUBBORN, World, over
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
-    yield made
-    made.close()
+    with closing(World(tmp_path)) as made:
+        yield made
 
 
 def test_ends_records_and_logs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,17 +108,6 @@ def test_so_many_at_once(world: World, options: dict[str, int], resources: dict[
     assert max(int(world.read(f"saw-{number}")) for number in range(4)) <= most
 
 
-STUBBORN = """
-    import multiprocessing
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    apart = subprocess.Popen([sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"],
-                             start_new_session=True)  # not in the group
-    lost = subprocess.Popen(["sh", "-c", "sleep 600 & echo $!"], stdout=subprocess.PIPE, start_new_session=True, text=True)
-    orphan = lost.stdout.readline().strip()
-    (here / "pids").write_text(f"{os.getpid()} {apart.pid} {orphan}")
-"""
-
-
 def test_a_time_limit_ends_all_that_a_task_has_started(world: World) -> None:
     queue = world.queue()
     queue.submit(world.array("k", STUBBORN + "    time.sleep(600)", minutes=1 / 60))
@@ -243,174 +168,6 @@ def test_who_waits_for_a_gpu_can_be_cancelled_and_says_what_it_waits_for(world: 
     assert over(queue, {"second": 1, "third": 1}) == {"second": ["CANCELLED"], "third": ["CANCELLED"]}
     assert not (world.here / "second").exists() and queue.poll({"first": 1})["first"][0].kind == "running"
     queue.cancel(["first"])
-
-
-SUBMIT = """
-import sys; sys.path.insert(0, {repository!r})
-from pathlib import Path
-from autoeval.runners.jobs import JobArray, Resources
-from autoeval.runners.local_queue import LocalQueue
-queue = LocalQueue(Path({directory!r}), gpus=(), cpus=4, grace_seconds=0.5, tethered={tethered})
-queue.submit(JobArray("k", "k", {command!r}, 3, Resources(), Path({log!r}), 2))
-print("submitted", flush=True)
-while True:
-    queue.poll({{"k": 3}})
-    queue.wait(60)
-"""
-
-
-def submit_and_die(world: World, code: str, *, tethered: bool = False, before: Callable[[], object] = int) -> None:
-    array = world.array("k", code, size=3)
-    text = SUBMIT.format(
-        repository=str(REPOSITORY),
-        directory=str(world.directory),
-        command=list(array.command),
-        log=str(array.log),
-        tethered=tethered,
-    )
-    process = subprocess.Popen([sys.executable, "-c", text], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None and process.stdout.readline() == "submitted\n"
-    before()
-    process.kill()
-    process.wait()
-    process.stdout.close()
-
-
-GATED = "(here / f'up-{number}').write_text(str(os.getpid()))\nwhile not (here / 'go').exists(): time.sleep(0.05)"
-
-
-def test_jobs_live_on_when_who_submitted_them_is_killed(world: World) -> None:
-    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
-    queue = world.queue()
-    assert queue.find("k") == "k"
-    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "waiting"]
-    (world.here / "go").touch()
-    assert over(queue, {"k": 3}) == {"k": ["COMPLETED"] * 3}  # the third is started though nobody is there to see it
-    assert int(world.read("up-2")) and world.kept("k", 2)["code"] == 0
-
-
-def test_tethered_jobs_end_with_who_submitted_them(world: World) -> None:
-    submit_and_die(world, GATED, tethered=True, before=lambda: (world.read("up-0"), world.read("up-1")))
-    queue = world.queue()
-    assert over(queue, {"k": 3}) == {"k": ["CANCELLED"] * 3}
-    assert not alive(int(world.read("up-0"))) and not (world.here / "up-2").exists()
-    # It was nobody's will: a daemon that was killed takes them up again, and must not find them failed.
-    assert all(state.again for state in queue.poll({"k": 3})["k"])
-
-
-def test_a_tethered_job_that_somebody_cancels_is_not_to_be_tried_again(world: World) -> None:
-    queue = world.queue(tethered=True)
-    queue.submit(world.array("k", GATED, size=2, at_once=1))
-    world.read("up-0")
-    queue.cancel(["k"])
-    assert over(queue, {"k": 2}) == {"k": ["CANCELLED"] * 2}
-    assert not any(state.again for state in queue.poll({"k": 2})["k"])
-
-
-def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> None:
-    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
-    files = [world.directory / "k" / name for name in ("supervisor.json", "0.json", "1.json")]
-    kept = [file.read_text() for file in files]
-    queue = world.queue()
-    for changed in ({"started": 1}, {"boot": "another"}):  # it began at another moment; the machine was started again
-        for file, text in zip(files, kept, strict=True):
-            content = json.loads(text)
-            for process in (content.get("keeper", content), content.get("task")):
-                if process is not None:
-                    process.update(changed)
-            file.write_text(json.dumps(content))
-        job = json.loads((world.directory / "k" / "job.json").read_text())
-        assert queue.poll({"k": 3})["k"] == [
-            *[JobState("gone", reason="what kept it was killed", again=True)] * 2,
-            JobState("gone", again=True),
-        ]
-        queue.cancel(["k"])  # hits nobody
-        for number in range(3):
-            (world.directory / "k" / f"{number}.cancel").unlink()
-    assert alive(int(world.read("up-0")))
-    (world.directory / "k" / "job.json").write_text(json.dumps({**job, "host": "elsewhere"}))
-    assert queue.poll({"k": 1})["k"] == [JobState("gone", reason="it was started on elsewhere, not here", again=True)]
-    (world.directory / "k" / "job.json").write_text(json.dumps(job))
-    for file, text in zip(files, kept, strict=True):
-        file.write_text(text)
-    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "waiting"]
-
-
-def test_without_its_supervisor_what_runs_goes_on_and_what_waited_is_gone(world: World) -> None:
-    queue = world.queue()
-    queue.submit(world.array("k", GATED, size=3, at_once=2))
-    world.read("up-0"), world.read("up-1")
-    world.supervisor("k").signal(signal.SIGKILL)
-    wait_for(lambda: not world.supervisor("k").alive)
-    assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "gone"]
-    (world.here / "go").touch()
-    assert over(queue, {"k": 3}) == {"k": ["COMPLETED", "COMPLETED", "gone"]}
-
-
-def test_a_killed_keeper_leaves_nothing_behind(world: World) -> None:
-    """Neither with a supervisor to see it, nor without: there the next question ends it."""
-    queue = world.queue(gpus=("0",))
-    code = STUBBORN.replace('"pids"', "f'pids-{os.environ[\"OF\"]}'") + "    time.sleep(600)"
-    for key, with_supervisor in (("seen", True), ("unseen", False)):
-        array = JobArray(**{**vars(world.array(key, code, num_gpus=1)), "environment": {"OF": key}})
-        queue.submit(array)
-        main, *others = map(int, world.read(f"pids-{key}").split())
-        wait_for(lambda key=key: world.kept(key)["name"] == "RUNNING")  # type: ignore[misc]
-        if not with_supervisor:
-            world.supervisor(key).signal(signal.SIGKILL)
-            wait_for(lambda key=key: not world.supervisor(key).alive)  # type: ignore[misc]
-        from_json(world.kept(key)["keeper"]).signal(signal.SIGKILL)
-        if with_supervisor:
-            assert over(queue, {key: 1}) == {key: ["LOST"]}
-            assert queue.poll({key: 1})[key][0].reason == "its keeper ended with -9"
-            assert not any(map(alive, [main, *others]))
-        else:
-            assert over(queue, {key: 1}) == {key: ["gone"]}
-            wait_for(lambda main=main: not alive(main))  # type: ignore[misc]
-            for pid in others:  # in sessions of their own, with nobody left who knows of them
-                if alive(pid):
-                    os.kill(pid, signal.SIGKILL)
-    queue.submit(world.array("next", "(here / 'next').touch()", num_gpus=1))
-    assert over(queue, {"next": 1}) == {"next": ["COMPLETED"]}  # the GPU is free
-
-
-def test_a_submission_that_was_cut_short_is_gone_after_a_while(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Killed between writing the job down and starting its supervisor."""
-    queue = world.queue()
-    with monkeypatch.context() as patch:
-        patch.setattr(LocalQueue, "_supervise", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-        patch.setattr("shutil.rmtree", lambda *_, **__: None)
-        with pytest.raises(KeyboardInterrupt):
-            queue.submit(world.array("k", GATED))
-    assert queue.find("k") == "k" and queue.poll({"k": 1})["k"] == [JobState("waiting", "PENDING")]
-    file = world.directory / "k" / "job.json"
-    job = json.loads(file.read_text())
-    file.write_text(json.dumps({**job, "submitted": job["submitted"] - 31}))
-    assert queue.poll({"k": 1})["k"] == [JobState("gone", again=True)]
-    late = subprocess.run(
-        [sys.executable, "-m", "autoeval.runners.local_supervisor", str(file.parent)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert late.returncode == 1 and "not started" in late.stderr  # it would run what was given up
-
-
-def test_a_supervisor_that_does_not_start_is_said(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    queue = world.queue()
-    with monkeypatch.context() as patch:
-        patch.setattr(local_queue, "sys", type("Sys", (), {"executable": "/bin/false"}))
-        with pytest.raises(QueueError, match="supervisor of k did not start"):
-            queue.submit(world.array("k", GATED))
-    assert queue.find("k") is None
-    with pytest.raises(ValueError, match="expected letters"):
-        queue.submit(world.array("../k", GATED))
-    queue.submit(world.array("none", GATED))
-    array = JobArray("l", "l", ["/no/such/program"], 1, Resources(), world.here / "l.log")
-    queue.submit(array)
-    assert over(queue, {"l": 1}) == {"l": ["FAILED"]}
-    assert "FileNotFoundError" in queue.poll({"l": 1})["l"][0].reason
 
 
 def test_where_nothing_can_be_written_tasks_are_ended_all_the_same(world: World) -> None:
