@@ -34,6 +34,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.preloaded import PUBLISHER
+
 HOME = Path(__file__).resolve().parents[2]
 PRELOADED = (
     "torch",
@@ -57,18 +59,7 @@ PRELOADED = (
     "watchdog.observers",
     "psutil",
     "tabulate",
-    "wandb.apis.public.runs",
-    "wandb.sdk.wandb_init",
-    "wandb.sdk.wandb_run",
-    "wandb.sdk.artifacts.artifact",
-    "wandb.sdk.lib.service.service_connection",
-    "wandb.proto.wandb_internal_pb2",
-    "wandb.proto.wandb_api_pb2",
-    "requests",
-    "plotly.graph_objects",
-    "wandb_workspaces.reports.v2",
-    "recorder.refresh",
-    "recorder.report.facts",
+    *PUBLISHER,
     "recorder.report.page",
     "recorder.wandb_publisher",
 )

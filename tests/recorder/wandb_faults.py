@@ -36,22 +36,10 @@ from wandb_answers import KEY
 from wandb_server import Fault, Imitation
 from wandb_world import World, doubled
 
+from tests.preloaded import PUBLISHER
+
 STATUSES = (400, 404, 429, 500, 503)
 DONE, PENDING = 0, 3
-PRELOADED = (
-    "wandb.apis.public.runs",
-    "wandb.sdk.wandb_init",
-    "wandb.sdk.wandb_run",
-    "wandb.sdk.artifacts.artifact",
-    "wandb.sdk.lib.service.service_connection",
-    "wandb.proto.wandb_internal_pb2",
-    "wandb.proto.wandb_api_pb2",
-    "requests",
-    "plotly.graph_objects",
-    "wandb_workspaces.reports.v2",
-    "recorder.refresh",
-    "recorder.report.facts",
-)
 
 
 class _Zygote:
@@ -85,7 +73,7 @@ class _Zygote:
 
 
 def _serve(asked: Any, answer: int) -> None:
-    for name in PRELOADED:
+    for name in PUBLISHER:
         importlib.import_module(name)
     for line in asked:
         work_dir, everything, verify = json.loads(line)
