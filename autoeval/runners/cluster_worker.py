@@ -33,9 +33,7 @@ logger = logging.getLogger(__name__)
 READ_SECONDS = 0.5  # between two looks at the event files
 LEAST_WAIT, GREATEST_WAIT = 0.5, 15.0  # seconds between two questions to the queue
 SILENT_END_SECONDS = 20.0  # for last words to appear on a slow network file system
-LEAVING_SECONDS = (
-    60.0  # for jobs that have nothing left to do; and until those that are still there are cancelled again
-)
+LEAVING_SECONDS = 60.0  # for jobs that have nothing left to do; those still there are cancelled again as often
 ASK_AGAIN_SECONDS = 60.0  # to end a job that hangs: the queue may not have heard it
 CLOSE_SECONDS = 4.0
 
