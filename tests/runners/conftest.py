@@ -36,10 +36,19 @@ class Cluster:
         return self.call("squeue", "--noheader", "--array", "--format=%i %T").splitlines()
 
     def revive(self) -> None:
-        """A killed controller may start a job twice, and then drains the node."""
-        state = self.call("sinfo", "--noheader", "--nodes=ci0", "--format=%T")
-        if "drain" in state or "down" in state:
+        """A killed controller may start a job twice, and then drains the node.
+
+        A node that has come back by itself in between (``ReturnToService``) refuses to be resumed: only its state counts.
+        """
+
+        def is_back() -> bool:
+            state = self.call("sinfo", "--noheader", "--nodes=ci0", "--format=%T")
+            if "drain" not in state and "down" not in state:
+                return True
             subprocess.run(["scontrol", "update", "NodeName=ci0", "State=RESUME"], capture_output=True, check=False)
+            return False
+
+        wait_for(is_back)
 
 
 def start(directory: Path, *kind: str) -> Cluster:

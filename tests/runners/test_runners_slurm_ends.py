@@ -84,7 +84,7 @@ def test_a_lost_node_costs_a_try_only_where_slurm_may_not_requeue(slurm: Cluster
     }
     wait_for(lambda: all(started(tmp_path, name) for name in runners))
     slurm.call("scontrol", "update", "NodeName=ci0", "State=DOWN", "Reason=test")
-    slurm.call("scontrol", "update", "NodeName=ci0", "State=RESUME")
+    slurm.revive()
     for thread, _ in running.values():
         thread.join(60)
     ends = {
