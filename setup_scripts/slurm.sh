@@ -113,9 +113,9 @@ alive() { [ -s "$1" ] && [ -e "/proc/$(cat "$1")/stat" ] && ! grep -q ') Z ' "/p
 
 wait_for() { # what it is, then the command
   local what=$1; shift
-  for _ in $(seq 200); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
+  for _ in $(seq 900); do "$@" >/dev/null 2>&1 && return; sleep 0.1; done
   tail -n 5 "$dir"/log/*.log >&2 || true
-  fail "$what did not come up within 20 s"
+  fail "$what did not come up within 90 s"
 }
 
 controller() {

@@ -60,7 +60,7 @@ def watch() -> Iterator[Callable[..., Watcher]]:
 
 
 def next_complete(
-    watcher: Watcher, iteration: int, seconds: float = 20.0, but_not: Collection[str] = ()
+    watcher: Watcher, iteration: int, seconds: float = 90.0, but_not: Collection[str] = ()
 ) -> tuple[Checkpoint, float]:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -79,6 +79,6 @@ def test_interrupted_is_130(kind: str) -> None:
         if line.strip() == b"asleep":
             break
     process.send_signal(signal.SIGINT)
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=90)
     assert process.returncode == 130
     assert json.loads(output) == {"code": 130, "msg": "interrupted", "data": {}}

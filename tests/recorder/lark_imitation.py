@@ -99,7 +99,7 @@ def running(bot: Bot, path: str = "/open-apis/bot/v2/hook/") -> Iterator[Bot]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             if bot.hold is not None:
-                bot.hold.wait(30)
+                bot.hold.wait(90)
             status, headers, said = bot.answer(self.path, body, {k.lower(): v for k, v in self.headers.items()})
             self.send_response(status)
             for name, value in headers.items():

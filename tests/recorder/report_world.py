@@ -68,7 +68,7 @@ class Reader:
         self.until("document.documentElement.dataset.drawn !== undefined")
         return self
 
-    def until(self, expression: str, seconds: float = 20.0) -> None:
+    def until(self, expression: str, seconds: float = 90.0) -> None:
         """Wait for it to be true. The page's own policy forbids what Playwright's wait_for_function would do."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(f"() => Boolean({expression})"):

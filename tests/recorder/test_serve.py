@@ -72,12 +72,12 @@ def running(server: Server) -> Iterator[Server]:
         yield server
     finally:
         server.shutdown()
-        thread.join(10)
+        thread.join(90)
     assert not thread.is_alive()
 
 
 def ask(server: Server, path: str, method: str = "GET", **headers: str) -> tuple[int, str, dict[str, str]]:
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=90)
     connection.putrequest(method, path, skip_host="Host" in headers, skip_accept_encoding=True)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -179,7 +179,7 @@ def test_several_work_directories_have_a_name_each(work: Path, tmp_path: Path) -
 def test_the_stream_tells_when_the_report_changes(server: Server, work: Path) -> None:
     page = ask(server, "/")[1]
     since = page.partition("events?since=")[2].partition('"')[0]
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=90)
     connection.request("GET", f"/events?since={since}")
     answer = connection.getresponse()
     assert answer.getheader("Content-Type") == "text/event-stream" and answer.readline() == b"retry: 2000\n"
@@ -226,12 +226,12 @@ def test_the_command_serves_until_ctrl_c(work: Path) -> None:
         address = line.split()[-1]
         host, _, port = address.removeprefix("http://").rstrip("/").partition(":")
         assert host == "127.0.0.1" and str(work) in line
-        reader = http.client.HTTPConnection(host, int(port), timeout=10)
+        reader = http.client.HTTPConnection(host, int(port), timeout=90)
         reader.request("GET", "/events")  # a reader that waits must not keep the server from ending
         assert reader.getresponse().status == 200
         taken = subprocess.run([*command, port], cwd=HOME, capture_output=True, text=True, timeout=60)
         one.send_signal(signal.SIGINT)
-        assert one.wait(15) == 0
+        assert one.wait(90) == 0
         assert "Traceback" not in one.stderr.read()
         reader.close()
     assert taken.returncode == 2 and "Address already in use" in taken.stderr and "Traceback" not in taken.stderr
@@ -259,7 +259,7 @@ def test_a_browser_reloads_when_the_report_is_rebuilt(tmp_path: Path) -> None:
     ledger.close()
 
 
-def until(found, seconds: float = 30.0) -> None:
+def until(found, seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while True:
         try:

@@ -163,10 +163,10 @@ def test_a_wish_while_it_is_being_read_is_not_lost() -> None:
     for _ in range(3):
         reader.begin()
     may_end.release()
-    assert ended.acquire(timeout=10)
+    assert ended.acquire(timeout=90)
     reader.ended()
     may_end.release()
-    assert ended.acquire(timeout=10)
+    assert ended.acquire(timeout=90)
     reader.ended()
     assert [str(one) for one in found] == ["wrong 1", "wrong 2"]
     assert all(isinstance(one, ConfigError) for one in found)

@@ -61,7 +61,7 @@ def test_gpus_are_dealt_out_and_come_back(tmp_path: Path, monkeypatch: pytest.Mo
     # Each says which GPU it has, and holds it until four files say that four tasks are running at once.
     code = """
         (out.parent.parent / f'on-{out.parent.name}').write_text(os.environ['CUDA_VISIBLE_DEVICES'])
-        end = time.monotonic() + 20
+        end = time.monotonic() + 90
         while len(list(out.parent.parent.glob('on-*'))) < 4 and time.monotonic() < end:
             time.sleep(0.02)
         out.touch()
@@ -126,7 +126,7 @@ def test_an_exception_ends_the_others(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         launch(runner, [long, Program(tmp_path, "later", "out.touch()")], tmp_path)
     thread.join()
-    assert time.monotonic() - started < 20
+    assert time.monotonic() - started < 90
     assert not psutil.pid_exists(int((tmp_path / "out" / "long" / "pid").read_text()))
     assert not (tmp_path / "out" / "later").exists()
 

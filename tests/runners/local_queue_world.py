@@ -78,7 +78,7 @@ class World:
                     process.kill()
 
 
-def over(queue: LocalQueue, jobs: dict[str, int], seconds: float = 20.0) -> dict[str, list[str]]:
+def over(queue: LocalQueue, jobs: dict[str, int], seconds: float = 90.0) -> dict[str, list[str]]:
     """The names of all ends, once there are no others."""
     deadline = time.monotonic() + seconds
     while True:

@@ -172,7 +172,7 @@ class World:
         )
         return worker
 
-    def until(self, *kinds: str, seconds: float = 20.0) -> dict[str, Any]:
+    def until(self, *kinds: str, seconds: float = 90.0) -> dict[str, Any]:
         """The first event of these kinds; those before it are ``told`` too."""
         deadline = time.monotonic() + seconds
         while True:

@@ -52,7 +52,7 @@ def test_conversion_is_a_job_of_its_own_and_may_come_before_its_turn(tmp_path: P
     jobs = Jobs(good, arrays=False)
     worker = world.worker(jobs)
     worker.convert_ahead(world.plan)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while not world.ledger.query("SELECT 1 FROM jobs WHERE stage = 'convert' AND state = 'ended'"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -73,7 +73,7 @@ def test_what_was_converted_ahead_and_removed_for_others_is_converted_again(tmp_
     jobs = Jobs(good)
     worker = world.worker(jobs)
     worker.convert_ahead(world.plan)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while not world.ledger.query("SELECT 1 FROM jobs WHERE stage = 'convert' AND state = 'ended'"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -160,7 +160,7 @@ def test_a_job_that_hangs_is_ended_and_tried_again(world: World) -> None:
         emit("ready", pid=1, host="h")
         claims.take("a")
         emit("task_started", task="a", version="v1", log="l")
-        release.wait(30)
+        release.wait(120)
         return JobState("ended", "CANCELLED")
 
     jobs = Jobs(script)
@@ -187,7 +187,7 @@ def test_an_end_that_the_queue_has_not_heard_is_asked_for_again(world: World, mo
         if job > 1:
             return good(order, emit, claims, job)
         emit("ready", pid=1, host="h")
-        release.wait(30)
+        release.wait(120)
         return JobState("ended", "CANCELLED")
 
     jobs = Deaf(script)
@@ -243,7 +243,7 @@ def test_what_was_not_submitted_yet_when_the_checkpoint_failed_never_is(world: W
     worker.submit(world.plan_path)
     assert world.until(*END)["event"] == "checkpoint_failed"
     full.clear()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while world.ledger.jobs("m"):
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -257,7 +257,7 @@ def test_a_queue_that_is_away_is_waited_for_and_one_that_refuses_is_not(
     hold = threading.Event()
 
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
-        hold.wait(30)
+        hold.wait(120)
         return good(order, emit, claims, job)
 
     jobs = Jobs(script, away="Unable to contact slurm controller")

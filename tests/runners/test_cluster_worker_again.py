@@ -39,7 +39,7 @@ def test_a_former_daemons_job_is_taken_up_again(world: World, known: bool) -> No
         if "a" in order.mine:
             finish(order, emit, "a")
             claims.take("a")
-        hold.wait(30)
+        hold.wait(120)
         return good(order, emit, claims, job)
 
     jobs = Jobs(script)
@@ -68,7 +68,7 @@ def test_what_failed_in_a_job_that_ended_under_a_former_daemon_is_tried_again(wo
 
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
         if job == 2:
-            hold.wait(30)
+            hold.wait(120)
         if job != 1:
             return good(order, emit, claims, job)
         emit("ready", pid=1, host="h")
@@ -83,7 +83,7 @@ def test_what_failed_in_a_job_that_ended_under_a_former_daemon_is_tried_again(wo
     first = world.worker(jobs)
     first.submit(world.plan_path)
     world.until("task_failed")
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 90
     while len(world.ledger.jobs("m")) != 1:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -102,7 +102,7 @@ def test_what_nobody_wants_any_more_is_cancelled(world: World) -> None:
 
     def script(_order: Order, emit: EventFile, _claims: Claims, _job: int) -> JobState:
         emit("ready", pid=1, host="h")
-        hold.wait(30)
+        hold.wait(120)
         return DONE
 
     jobs = Jobs(script)

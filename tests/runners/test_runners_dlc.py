@@ -119,7 +119,7 @@ def test_a_stopped_job_is_not_tried_again_and_ctrl_c_stops(service: DlcService, 
     thread, outcomes = in_background(lambda: launch(runner, [task], tmp_path))
     wait_for(up.exists)
     runner.queue.cancel(["dlc0000000000000_0"])
-    thread.join(20)
+    thread.join(90)
     assert [(one.ok, one.tries) for one in outcomes] == [(False, 1)]
     up.unlink()
     looks = iter(range(10**6))

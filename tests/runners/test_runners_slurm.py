@@ -104,7 +104,7 @@ def test_a_cancelled_task_is_not_tried_again(slurm: Cluster, tmp_path: Path) -> 
     thread, outcomes = in_background(lambda: launch(runner, [task], tmp_path))
     wait_for((tmp_path / "out" / "t" / "d.up").exists)
     slurm.call("scancel", slurm.jobs()[0].split("_")[0])
-    thread.join(30)
+    thread.join(90)
     (outcome,) = outcomes
     assert (outcome.ok, outcome.tries) == (False, 1) and outcome.reason.startswith("CANCELLED")
 
@@ -116,7 +116,7 @@ def test_a_preempted_task_and_one_without_memory_are_tried_again(slurm: Cluster,
     )
     wait_for((tmp_path / "p" / "out" / "p" / "d.n").exists)
     slurm.call("srun", "--partition=urgent", "--exclusive", "--mem=0", "sleep", "1")
-    thread.join(60)
+    thread.join(90)
     assert [(one.ok, one.tries) for one in preempted] == [(True, 2)]
     hungry = "b = bytearray(700 * 2**20); time.sleep(60)"
     again = in_background(
@@ -124,7 +124,7 @@ def test_a_preempted_task_and_one_without_memory_are_tried_again(slurm: Cluster,
     )
     (outcome,) = launch(build(), [Program(tmp_path / "o", "o", hungry)], tmp_path)
     assert outcome.reason.startswith("OUT_OF_MEMORY")
-    again[0].join(60)
+    again[0].join(90)
     assert [(one.ok, one.tries) for one in again[1]] == [(True, 2)]
 
 
@@ -149,7 +149,7 @@ def test_a_controller_that_was_killed_starts_a_job_twice_and_that_does_no_harm(
     own_slurm.script("start-controller")
     wait_for(lambda: own_slurm.revive() or not thread.is_alive(), 90)
     assert [one.ok for one in outcomes] == [True]
-    wait_for(lambda: own_slurm.revive() or not own_slurm.jobs(), 60)
+    wait_for(lambda: own_slurm.revive() or not own_slurm.jobs(), 90)
 
 
 def test_a_controller_that_is_away_means_nothing(
@@ -161,7 +161,7 @@ def test_a_controller_that_is_away_means_nothing(
     thread, outcomes = in_background(lambda: launch(build(), [task], tmp_path))
     wait_for((tmp_path / "out" / "t" / "d.up").exists)
     slurm.call("scontrol", "shutdown", "slurmctld")
-    wait_for(lambda: any("waiting until it does" in record.getMessage() for record in caplog.records), 60)
+    wait_for(lambda: any("waiting until it does" in record.getMessage() for record in caplog.records), 90)
     go.touch()  # it ends while nobody can see it
     slurm.script("start-controller")
     thread.join(90)

@@ -54,14 +54,14 @@ def test_who_has_no_time_left_is_tried_again_and_who_is_requeued_or_released_goe
     (where["released"] / "out" / "released" / "d.n").touch()
     slurm.call("scontrol", "release", job_of(slurm, "released"))
     for name in ("released", "requeued"):
-        running[name][0].join(60)
+        running[name][0].join(90)
         assert [(one.ok, one.tries) for one in running[name][1]] == [(True, 1)], name
 
     monkeypatch.setattr("autoeval.runners.arrays.HELD_SECONDS", 1.0)
     kept = in_background(lambda: launch(runners["kept"], [Program(where["kept"], "kept", TWICE)], where["kept"]))
     wait_for(lambda: started(where["kept"], "kept"))
     slurm.call("scontrol", "requeuehold", f"{job_of(slurm, 'kept')}_0")
-    kept[0].join(60)
+    kept[0].join(90)
     (outcome,) = kept[1]  # held by somebody's will: not tried again
     assert (outcome.ok, outcome.tries) == (False, 1) and outcome.reason.startswith("held by the queue: ")
 
@@ -86,7 +86,7 @@ def test_a_lost_node_costs_a_try_only_where_slurm_may_not_requeue(slurm: Cluster
     slurm.call("scontrol", "update", "NodeName=ci0", "State=DOWN", "Reason=test")
     slurm.revive()
     for thread, _ in running.values():
-        thread.join(60)
+        thread.join(90)
     ends = {
         name: [(one.ok, one.tries, one.why.split(" ")[0]) for one in outcomes]
         for name, (_, outcomes) in running.items()

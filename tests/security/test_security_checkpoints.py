@@ -31,7 +31,7 @@ def look(root: Path, model_type: str = "megatron") -> ScanResult:
     found: list[ScanResult] = []
     looking = threading.Thread(target=lambda: found.append(watcher.scan()), daemon=True)
     looking.start()
-    looking.join(30)
+    looking.join(90)
     assert found, "the look raised, or still waits"
     return found[0]
 

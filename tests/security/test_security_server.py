@@ -34,11 +34,11 @@ def server(work: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     thread.start()
     yield made
     made.shutdown()
-    thread.join(10)
+    thread.join(90)
 
 
 def raw(server: Server, request: bytes) -> bytes:
-    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", server.server_address[1]), timeout=90) as connection:
         connection.sendall(request)
         connection.shutdown(socket.SHUT_WR)
         return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -87,7 +87,7 @@ def test_no_answer_leads_to_another_host(server: Server, path: str) -> None:
 
 def test_the_token_goes_nowhere(server: Server, capfd: pytest.CaptureFixture[str]) -> None:
     """Not on in an address that a browser would hand on, not into a log; a wrong one is not repeated."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=90)
     connection.request("GET", f"/?token={TOKEN}")
     answer = connection.getresponse()
     answer.read()
@@ -106,7 +106,7 @@ def test_the_token_goes_nowhere(server: Server, capfd: pytest.CaptureFixture[str
 
 def test_what_is_served_runs_nothing(server: Server) -> None:
     """A log is text, whatever is in it, and nothing in an answer may run or be framed."""
-    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", server.server_address[1], timeout=90)
     connection.request("GET", "/logs/daemon.log", headers={"Cookie": f"autoeval={TOKEN}"})
     answer = connection.getresponse()
     assert answer.read() == b"<script>alert(1)</script>\n"

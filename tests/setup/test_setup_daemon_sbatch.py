@@ -83,7 +83,7 @@ def test_before_the_time_limit_it_ends_in_order_is_queued_again_and_goes_on(slur
     assert {row[0] for row in before} == {100}
     deliver(project / "models", project, 200)
     wait_for(lambda: said(project, "the daemon has ended with status 0"), 180)
-    wait_for(lambda: state(slurm, job) == "COMPLETED", 60)
+    wait_for(lambda: state(slurm, job) == "COMPLETED", 90)
     assert said(project, f"start 1 of job {job}") and said(project, f"start 2 of job {job}")
     assert {row[0] for row in scores(project)} == {100, 200}
     assert [row for row in scores(project) if row[0] == 100] == before  # not computed again
@@ -104,11 +104,11 @@ def test_it_is_ended_by_scancel_and_started_again_after_a_crash(slurm: Cluster, 
     wait_for(lambda: watching(project), 120)
     pid = re.search(r'"pid": (\d+)', (project / "out" / "daemon.lock").read_text())[1]  # type: ignore[index]
     os.kill(int(pid), 9)
-    wait_for(lambda: said(project, "ended with status 137 (1 times in a row)"), 60)
+    wait_for(lambda: said(project, "ended with status 137 (1 times in a row)"), 90)
     wait_for(lambda: watching(project, 2), 120)
     slurm.call("scancel", job)
-    wait_for(lambda: state(slurm, job) == "CANCELLED", 60)
-    wait_for(lambda: logged(project, "SIGTERM"), 30)
+    wait_for(lambda: state(slurm, job) == "CANCELLED", 90)
+    wait_for(lambda: logged(project, "SIGTERM"), 90)
     assert not said(project, "queued again")
 
 
@@ -117,11 +117,11 @@ def test_a_preempted_one_is_queued_again_also_where_slurm_would_cancel_it(slurm:
     wait_for(lambda: watching(project), 120)
     urgent = ["sbatch", "--parsable", "-p", "urgent", "-n1", "--cpus-per-task=16", "--mem=100M", "--wrap=sleep 5"]
     subprocess.run([*urgent, "--output=/dev/null"], capture_output=True, timeout=60, check=True)
-    wait_for(lambda: said(project, "preempted: queued again"), 60)
+    wait_for(lambda: said(project, "preempted: queued again"), 90)
     wait_for(lambda: watching(project, 2), 120)
     assert said(project, f"start 2 of job {job}")
     slurm.call("scancel", job)
-    wait_for(lambda: state(slurm, job) == "CANCELLED", 60)
+    wait_for(lambda: state(slurm, job) == "CANCELLED", 90)
 
 
 def test_what_cannot_work_is_told_in_the_job_s_log(
@@ -129,12 +129,12 @@ def test_what_cannot_work_is_told_in_the_job_s_log(
 ) -> None:
     monkeypatch.setenv("AUTOEVAL_PYTHON", "/nowhere/python")
     job = submit(project)
-    wait_for(lambda: state(slurm, job) == "FAILED", 60)
+    wait_for(lambda: state(slurm, job) == "FAILED", 90)
     assert said(project, "/nowhere/python is not there")
     monkeypatch.setenv("AUTOEVAL_PYTHON", sys.executable)
     (project / "evaluator.yaml").write_text("auto_eval: {}\n")
     job = submit(project)
-    wait_for(lambda: state(slurm, job) == "FAILED", 60)
+    wait_for(lambda: state(slurm, job) == "FAILED", 90)
     assert said(project, "the daemon has ended with status 2") and said(
         project, "auto_eval.model_name: the key is missing"
     )

@@ -79,7 +79,7 @@ def _found(url: str, copies: Path) -> dict[int, Checkpoint]:
         ObjectStore(url), "gpt", token_per_iteration=None, begin=2, end=None, interval=2,
         check_interval_seconds=9.0, settle=SettleTimes(upload=0, marks=0, behind=0), copies=copies,
     )  # fmt: skip
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not (found := watcher.scan()).complete or found.waiting:
         assert time.monotonic() < deadline, found
         time.sleep(0.1)
@@ -88,7 +88,7 @@ def _found(url: str, copies: Path) -> dict[int, Checkpoint]:
 
 def _outcome(copies: Copies) -> tuple[Checkpoint, Exception | None]:
     """The next one; several may have ended since the last question."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     known = _KNOWN.setdefault(copies, [])
     while not known:
         known += copies.ended()
@@ -317,17 +317,17 @@ def test_room_that_is_about_to_be_there_is_waited_for(
             check_room(self, checkpoint, needed)
         except Exception:
             refused.release()
-            assert slow or removed.wait(20)
+            assert slow or removed.wait(90)
             raise
 
     def removing(directory: Path) -> None:
-        assert not slow or (refused.acquire(timeout=20) and refused.acquire(timeout=20))
+        assert not slow or (refused.acquire(timeout=90) and refused.acquire(timeout=90))
         remove(directory)
 
     monkeypatch.setattr(Copies, "_check_room", checking)
     monkeypatch.setattr(copies_module, "remove_copy", removing)
     copies.want([found[4]])
-    assert refused.acquire(timeout=20)
+    assert refused.acquire(timeout=90)
     copies.drop(found[2])
     removed.set()
     while (ended := _outcome(copies))[1]:
@@ -389,7 +389,7 @@ def test_closing_stops_a_copy_and_the_next_start_goes_on_with_it(
     monkeypatch.setattr(ObjectStore, "read", closing)
     first.want([checkpoint])
     assert first._thread is not None
-    first._thread.join(20)
+    first._thread.join(90)
     assert not first._thread.is_alive() and not is_copied(checkpoint)
     here = {path.name for path in checkpoint.path.iterdir() if path.name.endswith(".distcp")}
     asked.clear()

@@ -86,7 +86,7 @@ def _watcher(url: str, save: Save | None = None, **options: object) -> Watcher:
 
 def _complete(watcher: Watcher) -> Checkpoint:
     """The one there is, once the seconds that S3 counts in tell that the tracker was not uploaded before it."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not (found := watcher.scan().complete):
         assert time.monotonic() < deadline, watcher.scan()
         time.sleep(0.2)
@@ -256,13 +256,13 @@ def test_a_store_that_is_away_is_asked_again(
         results: list[ScanResult] = [watcher.scan()]
         assert results[0].trouble  # it has not been looked at yet
         for _ in range(3):
-            assert watcher.wait(20.0)
+            assert watcher.wait(90.0)
             results.append(watcher.scan())
         assert {result.trouble for result in results[1:]} == {f"{bucket.url('run')}: the endpoint cannot be reached"}
         assert not any(result.complete or result.waiting for result in results)
         away[0] = False
         while not (found := watcher.scan()).complete:  # of what came within one second the order is not known at once
-            assert watcher.wait(20.0)
+            assert watcher.wait(90.0)
         assert [one.iteration for one in found.complete] == [4] and not found.trouble
     finally:
         watcher.stop()
@@ -278,13 +278,13 @@ def test_it_looks_by_itself_every_so_often(bucket: Bucket, saves: Saves) -> None
     watcher.check_interval_seconds = 0.5
     watcher.start()
     try:
-        watcher.wait(20.0)
+        watcher.wait(90.0)
         for name, content in save.files.items():
             bucket.put(f"run/iter_0000004/{name}", content)
         bucket.put(f"run/{TRACKER}", b"4")
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not watcher.scan().complete:
-            assert watcher.wait(20.0) and time.monotonic() < deadline
+            assert watcher.wait(90.0) and time.monotonic() < deadline
     finally:
         watcher.stop()
 

@@ -74,7 +74,7 @@ def project(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.
 
 
 def _until(condition: Callable[[], bool], run: WatchedRun) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -82,7 +82,7 @@ def _until(condition: Callable[[], bool], run: WatchedRun) -> None:
 
 
 def _scan_until_found(run: WatchedRun, iteration: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while not any(entry.ref.iteration == iteration for entry in run.entries.values()):
         assert time.monotonic() < deadline
         run.scan()
@@ -136,7 +136,7 @@ def test_one_that_is_uploaded_again_before_its_turn(project: Project) -> None:
     _scan_until_found(run, 2)
     (first,) = run.entries.values()
     project.upload(2, weights=b"v")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 90
     while len(run.entries) < 2 and time.monotonic() < deadline:
         run.scan()
         run.take_in_copies()

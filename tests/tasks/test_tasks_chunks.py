@@ -65,7 +65,7 @@ def test_the_next_chunk_is_made_while_the_model_computes(
 
     def scoring(self: Any, requests: Sequence[Any]) -> Any:
         answered.append(len(answered))
-        assert made[min(2, len(answered))].wait(30)
+        assert made[min(2, len(answered))].wait(90)
         return scored(self, requests)
 
     monkeypatch.setattr(PPLInferencer, "ask", asking)
