@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from autoeval.causes import causes
 from autoeval.config import AutoEval, detached, load_config
 from autoeval.lock import WorkDirectoryLock
 from autoeval.log_files import keep_own_log
@@ -218,14 +219,13 @@ def _tell_what_is_watched(runs: Sequence[WatchedRun]) -> None:
         )
 
 
-def _disk_is_full(error: BaseException | None) -> bool:
-    """Whether no space, or no quota, is what an error or its cause says."""
-    while error is not None:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+def _disk_is_full(error: BaseException) -> bool:
+    """Whether no space, or no quota, is what an error or one that led to it says."""
+    for one in causes(error):
+        if isinstance(one, OSError) and one.errno in (errno.ENOSPC, errno.EDQUOT):
             return True
-        if getattr(error, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(error):
+        if getattr(one, "sqlite_errorname", "") == "SQLITE_FULL" or "disk is full" in str(one):
             return True
-        error = error.__cause__
     return False
 
 
