@@ -81,6 +81,9 @@ class Signals:
             self.on_stop(number)
 
     def _see_to_it(self, numbers: socket.socket) -> None:
+        # Now: when everything hangs, the disk that it would be imported from may hang too.
+        import psutil  # noqa: F401
+
         numbers.setblocking(True)
         with numbers:
             while received := numbers.recv(1):

@@ -24,6 +24,7 @@ from tests.end_to_end.daemon_world import (
     states,
     wait_for,
 )
+from tests.pace import Pace
 
 pytestmark = pytest.mark.slow
 LAYOUTS = ("torch_dist", "torch")
@@ -288,9 +289,11 @@ def test_a_conversion_begins_within_a_moment_of_the_finalising_write(
         save_as_megatron(
             source, there, 100, pause=lambda: wait_for(lambda: logged(megatron_project, "worker is ready"))
         )
+        with Pace() as pace:
+            wait_for(lambda: logged(megatron_project, "conversion begins"))
         finalised = (there / "latest_checkpointed_iteration.txt").stat().st_mtime
         _, errors = daemon.communicate(timeout=240)
     assert daemon.returncode == 0, errors
     seconds = logged_at(megatron_project, "conversion begins") - finalised
     print(f"{layout}: finalising write to conversion: {seconds:.3f} s")
-    assert seconds < 5.0  # 1 s is promised; the machine that tests may be busy
+    assert seconds < 4.0 + pace.takes(1.0)  # 1 s is promised; the machine that tests may be busy

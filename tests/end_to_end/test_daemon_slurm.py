@@ -6,12 +6,14 @@ import json
 import shutil
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
+from autoeval.ending import STOP_SECONDS
 from tests.end_to_end.conftest import MEGATRON_CONFIG
 from tests.end_to_end.daemon_world import (
     CONFIG,
@@ -25,6 +27,7 @@ from tests.end_to_end.daemon_world import (
     states,
     wait_for,
 )
+from tests.pace import Pace
 from tests.runners.conftest import Cluster, start
 
 pytestmark = pytest.mark.slow
@@ -97,7 +100,10 @@ def test_ctrl_c_cancels_and_detach_leaves(slurm: Cluster, models: Path, tmp_path
         with started(project, *flags) as daemon:
             wait_for(lambda: bool(slurm.jobs()))
             daemon.send_signal(signal.SIGINT)
-            assert daemon.wait(5) == 130
+            with Pace() as pace:
+                begun = time.monotonic()
+                assert daemon.wait(60) == 130
+                assert time.monotonic() - begun < STOP_SECONDS + 0.5 + pace.takes(0.5)
         wait_for(lambda left=left: bool(slurm.jobs()) == bool(left))  # type: ignore[misc]
     assert [row[5] for row in jobs(project)] == ["ended", "open"]
     slurm.call("scancel", "--user=root")

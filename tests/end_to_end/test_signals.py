@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from autoeval.ending import STOP_SECONDS
 from tests.end_to_end.daemon_world import (
     CONFIG,
     HOME,
@@ -28,6 +29,7 @@ from tests.end_to_end.daemon_world import (
     turns,
     wait_for,
 )
+from tests.pace import Pace
 
 pytestmark = pytest.mark.slow
 
@@ -82,14 +84,18 @@ def pid_of_worker(project: Path) -> int:
     return int(line.rpartition("process ")[2].rstrip(")"))
 
 
-def ends_within_five_seconds(daemon: subprocess.Popen[str], number: int) -> float:
-    began = time.monotonic()
-    daemon.send_signal(number)
-    try:
-        daemon.wait(30)
-    finally:
-        daemon.kill()  # one that does not end would be waited for
-    return time.monotonic() - began
+def ends_within_five_seconds(daemon: subprocess.Popen[str], number: int) -> bool:
+    """Of the five, force begins after 4.5, and what it does then takes as long as it takes on a busy machine."""
+    with Pace() as pace:
+        began = time.monotonic()
+        daemon.send_signal(number)
+        try:
+            daemon.wait(60)
+        finally:
+            daemon.kill()  # one that does not end would be waited for
+        took = time.monotonic() - began
+    print(f"ended after {took:.2f} s; half a second of work took {pace.takes(0.5):.2f} s")
+    return took < STOP_SECONDS + 0.5 + pace.takes(0.5)
 
 
 def test_sigterm_while_w_and_b_hangs_and_the_worker_no_longer_hears(
@@ -104,9 +110,9 @@ def test_sigterm_while_w_and_b_hangs_and_the_worker_no_longer_hears(
         wait_for(lambda: logged(project, "report and leaderboard are up to date"))
         wait_for(lambda: any("--publish" in one for one in map(command_of, children_of(daemon.pid))))
         os.kill(pid_of_worker(project), signal.SIGSTOP)  # it will not notice that its input is closed
-        assert ends_within_five_seconds(daemon, signal.SIGTERM) < 5.0 + 1.0  # a busy machine
+        assert ends_within_five_seconds(daemon, signal.SIGTERM)
         assert daemon.returncode == 128 + signal.SIGTERM
-        wait_for(lambda: not left_of(project), seconds=3.0)
+        wait_for(lambda: not left_of(project), 20.0)  # what was killed takes a moment to let go of its memory
     assert json.loads((project / "out" / "heartbeat.json").read_text())["state"] == "ended"
     assert states(project) == {100: "recorded"}
 
@@ -129,9 +135,9 @@ def test_a_main_thread_that_is_stuck_is_ended_by_force_with_all_it_started(place
     with subprocess.Popen([sys.executable, "-c", program], cwd=HOME, stdout=subprocess.PIPE, text=True) as stuck:
         assert stuck.stdout is not None
         child = int(stuck.stdout.readline())
-        assert ends_within_five_seconds(stuck, signal.SIGTERM) < 5.0 + 1.0
+        assert ends_within_five_seconds(stuck, signal.SIGTERM)
     assert stuck.returncode == 128 + signal.SIGTERM
-    assert not command_of(child)
+    wait_for(lambda: not command_of(child), 20.0)
 
 
 def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -140,10 +146,10 @@ def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.Mo
     with started(project) as daemon:
         wait_for(beating.exists)
         assert json.loads(beating.read_text())["state"] == "starting"
-        assert ends_within_five_seconds(daemon, signal.SIGTERM) < 5.0
+        assert ends_within_five_seconds(daemon, signal.SIGTERM)
         assert daemon.stderr is not None and "evaluator.py: stopped" in daemon.stderr.read()
     assert daemon.returncode == 128 + signal.SIGTERM
-    wait_for(lambda: not left_of(project), 1.0)  # what was killed takes a moment to let go of its memory
+    wait_for(lambda: not left_of(project), 20.0)  # what was killed takes a moment to let go of its memory
 
 
 def test_sighup_takes_what_can_change_and_nothing_is_evaluated_twice(models: Path, project: Path) -> None:
