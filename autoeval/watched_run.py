@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from autoeval.checkpoints import (
-    Checkpoint,
-    CheckpointChanged,
-    CheckpointVanished,
-    detect_format,
-    fingerprint,
-    pin_name,
-    pinned,
-    sweep_pins,
-)
+from autoeval.checkpoints import Checkpoint, CheckpointChanged, CheckpointVanished, fingerprint
 from autoeval.config import AutoEval
 from autoeval.order import given_up, in_turn
+from autoeval.pins import Pins
 from autoeval.planning import WatchOptions, evaluation_plan, iteration_directory, make_copies, make_watcher, task_plan
 from autoeval.storage import StorageError
 from autoeval.tasks.converted import keep_newest, sweep
@@ -72,10 +63,10 @@ class WatchedRun:
         jobs = self.ledger.jobs(config.model_name)  # that a former daemon has submitted
         self._under_way = {row.fingerprint for row in jobs if row.state == "open"}
         sweep(self._directory, {iteration_directory(config, row.iteration) for row in jobs})
+        self._pins = Pins(config.work_dir, config.model_name, self.ledger)
         self._scanned = False
         self._told: dict[int, str] = {}
         self._told_to_wait = False
-        self._closing = False
 
     def take_settings(self, config: AutoEval) -> None:
         """From now on ``config`` counts. It differs in nothing that the watcher, the tasks or the ledger were made of."""
@@ -94,25 +85,21 @@ class WatchedRun:
     def _directory(self) -> Path:
         return self.config.work_dir / self.config.model_name
 
-    @property
-    def _pins(self) -> Path:
-        # By model: another run may share the work directory, and its pins are not ours to sweep.
-        return self.config.work_dir / ".pins" / self.config.model_name
-
     def scan(self) -> None:
         """Look at the disk; take note of, and pin, every checkpoint that is newly complete."""
         result = self.watcher.scan()
         self.trouble = result.trouble
         if result.trouble:
             return
-        former_pins = None if self._scanned else self._put_former_pins_aside()
+        if not self._scanned:
+            self._pins.put_aside()
         new = [checkpoint for checkpoint in result.complete if checkpoint.fingerprint not in self.entries]
         recorded = self._recorded() if new else {}
         for checkpoint in new:
             self._take_note(checkpoint, recorded.get(checkpoint.fingerprint))
-        if former_pins is not None:
-            self._go_on_with_what_a_former_daemon_knew(former_pins)
-            sweep_pins(former_pins)
+        if not self._scanned:
+            self._go_on_with_what_a_former_daemon_knew()
+            self._pins.sweep_former()
             if self.copies is not None:
                 self.copies.sweep({entry.readable.path for entry in self.entries.values() if not entry.finished})
             self._scanned = True
@@ -194,33 +181,11 @@ class WatchedRun:
             if not entry.on_its_way:
                 self.ledger.set_state(entry.ref, "pinned")
             return
-        name = pin_name(entry.ref.model, entry.ref.iteration, entry.ref.fingerprint)
-
-        def is_read_still() -> bool:
-            return self._closing and name in self._read_by_jobs()
-
-        entry.readable = entry.pin.enter_context(pinned(entry.readable, self._pins, is_read_still))
+        entry.readable = self._pins.hold(entry.pin, entry.ref, entry.readable)
         self.ledger.set_state(entry.ref, "pinned")
         self.entries[entry.ref.fingerprint] = entry
 
-    def _put_former_pins_aside(self) -> Path:
-        """What a killed daemon had pinned may be all that is left of a checkpoint: keep it until that is known."""
-        aside = self._pins.with_name(f".{self.config.model_name}.former")
-        aside.mkdir(parents=True, exist_ok=True)
-        read_still = self._read_by_jobs()
-        if self._pins.is_dir():
-            for held in self._pins.iterdir():
-                if held.name not in read_still:
-                    shutil.rmtree(aside / held.name, ignore_errors=True)
-                    held.rename(aside / held.name)
-        return aside
-
-    def _read_by_jobs(self) -> set[str]:
-        """Names of the pins that jobs of a cluster may be reading: they stay where they are."""
-        rows = self.ledger.jobs(self.config.model_name)
-        return {pin_name(row.model, row.iteration, row.fingerprint) for row in rows if row.state == "open"}
-
-    def _go_on_with_what_a_former_daemon_knew(self, former_pins: Path) -> None:
+    def _go_on_with_what_a_former_daemon_knew(self) -> None:
         """Unfinished checkpoints of the ledger that are no longer where they were: pinned still, or missed."""
         for row in self._rows():
             unfinished = row.state not in (*FINAL_STATES, "evaluated") and row.fingerprint not in self.entries
@@ -228,7 +193,7 @@ class WatchedRun:
                 continue
             ref = CheckpointRef(row.model, row.iteration, row.fingerprint, row.path, row.tokens)
             gone = Checkpoint(row.model, row.iteration, Path(row.path), "unknown", row.fingerprint, row.tokens)
-            held = self._held_from_before(row, former_pins)
+            held = self._pins.find(row) if self.copies is None else self.copies.find(row.fingerprint)
             if held is not None and not row.superseded:
                 entry = Entry(
                     gone, ref, replace(gone, path=held[0], format=held[1], url=row.path if self.copies else "")
@@ -241,14 +206,6 @@ class WatchedRun:
                 self.entries[ref.fingerprint] = entry = Entry(gone, ref, gone)
                 how = "saved again" if row.superseded else "deleted or saved again"
                 self.finish(entry, "missed", f"{row.path} was {how} before its turn, while no daemon was at work")
-
-    def _held_from_before(self, row: CheckpointRow, former_pins: Path) -> tuple[Path, str] | None:
-        """Where a former daemon's pin, or whole copy, of a checkpoint is, and its format."""
-        if self.copies is not None:
-            return self.copies.find(row.fingerprint)
-        there = self._pins / pin_name(row.model, row.iteration, row.fingerprint)
-        pin = next((pin for pin in (there, *former_pins.iterdir()) if _fingerprint(pin) == row.fingerprint), None)
-        return None if pin is None else (pin, detect_format(pin))
 
     def _give_up_what_is_too_much(self) -> None:
         waiting = {entry.ref.iteration: entry for entry in self.waiting()}
@@ -398,10 +355,10 @@ class WatchedRun:
         self.watcher.stop()
         if self.copies is not None:
             self.copies.close()  # what was copied stays: the next start goes on with it
-        self._closing = True
+        self._pins.closing = True
         if keep_pins:
             with contextlib.suppress(OSError):
-                self._put_former_pins_aside()
+                self._pins.put_aside()
         for entry in self.entries.values():
             entry.pin.close()
         self.ledger.close()
@@ -417,13 +374,6 @@ def is_settled(row: CheckpointRow) -> bool:
 
 def _same_save(row: CheckpointRow | TaskRow, save: CheckpointRef | CheckpointRow) -> bool:
     return (row.model, row.iteration, row.fingerprint) == (save.model, save.iteration, save.fingerprint)
-
-
-def _fingerprint(directory: Path) -> str | None:
-    try:
-        return fingerprint(directory)
-    except OSError:
-        return None
 
 
 def _lost(entry: Entry) -> str | None:
