@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from autoeval.dealing import shares_of
+from autoeval.dealing import dealt_out
 from autoeval.ending import side_by_side
 from autoeval.runner_sections import LocalRunner, RunnerSection
 from autoeval.runners.cluster_worker import ClusterWorker
 from autoeval.runners.places import Place
 from autoeval.tasks.plan import EvaluationPlan
+from autoeval.tasks.shares import Dealt
 from autoeval.watched_run import WatchedRun
 
 
@@ -54,8 +55,8 @@ class Clusters:
     def _made(self, run: WatchedRun) -> ClusterWorker:
         config = run.config
 
-        def deal(plan: EvaluationPlan, names: Sequence[str]) -> list[list[str]]:
-            return shares_of(run.ledger, plan, names, config.runner.max_num_workers)
+        def deal(plan: EvaluationPlan, names: Sequence[str]) -> Dealt:
+            return dealt_out(run.ledger, plan, names, config.runner.max_num_workers)
 
         return ClusterWorker(
             self._on_event,

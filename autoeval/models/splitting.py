@@ -25,17 +25,25 @@ def split(requests: Sequence[Any], count: int, *, prefix: int | None, window: in
     numbers = [list(members.values())[place] for place in walk.order]
     grown = [sum(getattr(requests[one], "max_new_tokens", 0) for one in same) for same in numbers]
     starts = walk.starts + np.concatenate([[0], np.cumsum(grown)]).astype(np.int64)
-    shared = np.asarray(walk.shared, dtype=np.int64)
-    cuts = [0]
-    for part in range(1, count):
-        first = cuts[-1] + 1
-        if first >= len(numbers):
-            break
-        cost = shared[first:] + np.abs(starts[first:-1] - starts[-1] * part / count)
-        cuts.append(first + int(cost.argmin()))
+    cuts = stretches(starts, np.asarray(walk.shared, dtype=np.int64), [part / count for part in range(1, count)])
     ends = [*cuts[1:], len(numbers)]
     parts = [sorted(one for same in numbers[start:end] for one in same) for start, end in zip(cuts, ends, strict=True)]
     return [part for part in parts if part], walk.size
+
+
+def stretches(starts: np.ndarray, shared: np.ndarray, at: Sequence[float]) -> list[int]:
+    """Where the stretches of a walk begin, the first at 0. ``starts`` [inputs + 1]: what comes before each input and in
+    all; ``shared`` [inputs]: what each has in common with the one before; ``at``: where cuts would be best, as shares of
+    all, ascending. With fewer inputs than stretches there are as many as inputs."""
+    cuts = [0]
+    for number, best in enumerate(at):
+        first = cuts[-1] + 1
+        if first >= len(shared):
+            break
+        last = max(first + 1, len(shared) - (len(at) - number - 1))  # each of those that follow needs an input
+        cost = shared[first:last] + np.abs(starts[first:last] - starts[-1] * best)
+        cuts.append(first + int(cost.argmin()))
+    return cuts
 
 
 def _input(request: Any, prefix: int | None, window: int) -> Sequence[int]:

@@ -41,8 +41,8 @@ def balanced(
     cost = estimated(tasks, seconds, sizes)
     most = min(slots, len(tasks))
     if not any(_measured(seconds.get(task)) for task in tasks):
-        return _dealt(tasks, cost, most)
-    candidates = [_dealt(tasks, cost, parts) for parts in range(1, most + 1)]
+        return longest_first(tasks, cost, most)
+    candidates = [longest_first(tasks, cost, parts) for parts in range(1, most + 1)]
     # The first of those that are equally good: fewer parts.
     return min(candidates, key=lambda parts: length(parts[0], cost) + load_seconds * len(parts))
 
@@ -69,12 +69,36 @@ def length(part: Sequence[T], cost: Mapping[T, float]) -> float:
     return math.fsum(cost[task] for task in part)
 
 
+HALVINGS = 3  # of what is left: the last shares are an eighth of what a part does of the task
+
+
+def factored(cost: float, parts: int, *, least: float, most: int) -> list[float]:
+    """What shares of ``cost`` should cost, the largest first, when ``parts`` take them one by one, as they get done.
+
+    In rounds, each of ``parts`` equal shares that are half of what is left: the first are large, since each has a beginning of its
+    own, and the last are small, so that all end together also when some are slow (S. F. Hummel, E. Schonberg, L. E. Flynn,
+    "Factoring: A Method for Scheduling Parallel Loops", 1992). None is below ``least``, unless ``cost`` is, and there are no
+    more than ``most``.
+    """
+    sizes: list[float] = []
+    left = cost
+    for _ in range(HALVINGS):
+        share = left / 2 / parts
+        if share < least or len(sizes) + 2 * parts > most:
+            break
+        sizes += [share] * parts
+        left -= share * parts
+    count = max(1, min(parts, int(left // least) if least > 0 else parts, most - len(sizes)))
+    return sizes + [left / count] * count
+
+
 def _measured(value: float | None) -> bool:
     return value is not None and math.isfinite(value) and value >= 0
 
 
-def _dealt(tasks: Sequence[T], cost: Mapping[T, float], parts: int) -> list[list[T]]:
-    """The longest first, each to the part that has least to do; of equal ones, by their order."""
+def longest_first(tasks: Sequence[T], cost: Mapping[T, float], parts: int) -> list[list[T]]:
+    """Exactly ``parts`` parts, at most as many as ``tasks``: the longest first, each to the part that has least to do; of equal
+    ones, by their order. The longest part first; a part keeps the order of ``tasks``."""
     place = {task: index for index, task in enumerate(tasks)}
     dealt: list[list[T]] = [[] for _ in range(parts)]
     # By seconds, then by number of tasks: tasks that cost nothing are spread too, and no part stays empty.

@@ -19,14 +19,15 @@ from typing import Any
 
 from autoeval.runners.arrays import End
 from autoeval.runners.jobs import JobState, QueueError
-from autoeval.runners.parts import LAST_WORDS, Batch, Part, adopted, new_batch
+from autoeval.runners.parts import LAST_WORDS, Batch, Part, new_batch
 from autoeval.runners.places import Bookkeeper, Place
 from autoeval.runners.progress import Limits, Progress
-from autoeval.runners.rounds import Aftermath, Round, after_death, essence, load_seconds_key, step_of
+from autoeval.runners.rounds import Aftermath, Round, after_death, count_death, load_seconds_key, step_of
 from autoeval.tasks.conversion import is_converted
 from autoeval.tasks.plan import EvaluationPlan, load_plan
+from autoeval.tasks.shares import Dealt
 from autoeval.tasks.work import existing_result, set_aside_other_saves
-from recorder.ledger import JobRow, Ledger
+from recorder.ledger import Ledger
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ OnEvent = Callable[["ClusterWorker", dict[str, Any]], None]
 
 
 class ClusterWorker:
-    """``deal`` gives the shares of so many tasks of a plan; ``limits.attempts`` is how often a step is begun. Events arrive
+    """``deal`` deals out so many tasks of a plan; ``limits.attempts`` is how often a step is begun. Events arrive
     at ``on_event`` from a thread of this object: those of ``LocalWorker``, and ``broken`` with the ``error`` (of the
     queue's refusal, or of the ledger) after which this object does nothing more.
     """
@@ -54,7 +55,7 @@ class ClusterWorker:
         model: str,
         evaluation: Place,
         conversion: Place,
-        deal: Callable[[EvaluationPlan, Sequence[str]], list[list[str]]],
+        deal: Callable[[EvaluationPlan, Sequence[str]], Dealt],
         *,
         limits: Limits,
     ) -> None:
@@ -153,7 +154,7 @@ class ClusterWorker:
         tracked = {array.key for batch in self._batches for array in batch.arrays}
         for row in self._ledger.jobs(self._model):
             if row.fingerprint == fingerprint and row.state == "open" and row.key not in tracked:
-                self._adopt(row, current.plan)
+                self._books.adopt(row, current.plan, self._batches)
         for batch in self._batches:
             if batch.plan.checkpoint.fingerprint == fingerprint and batch not in self._over:
                 setattr(current, {"convert": "conversion", "evaluate": "evaluation"}[batch.stage], batch)
@@ -167,31 +168,6 @@ class ClusterWorker:
             if current.evaluation is None and current.todo:
                 self._begin_evaluation()
 
-    def _adopt(self, row: JobRow, plan: EvaluationPlan) -> None:
-        try:
-            array, parts = adopted(Path(row.manifest))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            logger.warning("job %s is not taken up again: %s: %s", row.job or row.key, row.manifest, error)
-            self._books.cancel_others([row], ())
-            return
-        if any(essence(part.order.plan) != essence(plan) for part in parts):
-            logger.info("job %s was for another configuration: cancelled", row.job or row.key)
-            self._books.cancel_others([row], ())
-            return
-        folder = Path(row.manifest).parent
-        batch = next((one for one in self._batches if one.folder == folder), None)
-        if batch is None:
-            order = parts[0].order
-            batch = Batch(
-                order.stage, plan, folder, place=self._books.place(row.runner), ahead=order.in_use is not None
-            )
-            self._batches.append(batch)
-        array.job = row.job
-        batch.arrays.append(array)
-        batch.parts += parts
-        where = f"{row.model} iteration {row.iteration}"
-        logger.info("%s: job %s of a former daemon is taken up again (%s)", where, row.job or row.key, row.stage)
-
     def _begin_ahead(self, plan: EvaluationPlan) -> None:
         same = [batch for batch in self._batches if batch.plan.checkpoint == plan.checkpoint]
         if plan.format == "huggingface" or same:
@@ -200,19 +176,23 @@ class ClusterWorker:
         batch = self._new_batch("convert", plan, [()], in_use=in_use)
         batch.ahead = True
 
-    def _new_batch(self, stage: Any, plan: EvaluationPlan, shares: Sequence[Sequence[str]], **how: Any) -> Batch:
+    def _new_batch(self, stage: Any, plan: EvaluationPlan, parts: Sequence[Sequence[str]], **how: Any) -> Batch:
         batch = new_batch(stage, plan)
-        batch.wish(shares, **how)
+        batch.wish(parts, **how)
         self._batches.append(batch)
         return batch
 
     def _begin_evaluation(self) -> None:
         current = self._round
         assert current is not None
-        shares = self._deal(current.plan, current.left())
-        current.evaluation = self._new_batch("evaluate", current.plan, shares)
+        dealt = self._deal(current.plan, current.left())
+        batch = current.evaluation = self._new_batch("evaluate", current.plan, dealt.parts)
+        batch.cuts, batch.turns = dealt.cuts, dealt.turns
         ref = current.plan.checkpoint
-        logger.info("%s iteration %d: %d tasks in %d jobs", ref.model, ref.iteration, len(current.todo), len(shares))
+        size, jobs = len(current.todo), len(dealt.parts)
+        logger.info("%s iteration %d: %d tasks in %d jobs", ref.model, ref.iteration, size, jobs)
+        for cut in dealt.cuts:
+            logger.info("%s iteration %d: %s in %d shares", ref.model, ref.iteration, cut.task, len(cut.weights))
 
     def _advance(self) -> None:
         current = self._round
@@ -224,9 +204,10 @@ class ClusterWorker:
             # All have said that they are done: what is left was claimed by somebody who is gone.
             current.deaths["left over"] += 1
             # Not only by these parts: of those that ended under a former daemon nothing is known here.
-            current.evaluation.parts[-1].claims.release_of_all(current.left())
+            steps = list(current.steps())
+            current.evaluation.parts[-1].claims.release_of_all(steps)
             if current.deaths["left over"] < self._limits.attempts:
-                current.evaluation.wish([current.left()])
+                current.evaluation.wish([steps])
                 return
             for task in current.left():
                 self._fail(task, "no job has evaluated it, though all ended well", current.evaluation.parts[-1])
@@ -272,10 +253,11 @@ class ClusterWorker:
             current.loaded = True
             self._ledger.remember(load_seconds_key(self._model), str(event.get("seconds", 0.0)))
             self._on_event(self, event)
-        elif kind in ("task_started", "task_done", "task_failed") and event["task"] in current.left():
-            if kind != "task_started":
-                current.ended.add(event["task"])
+        elif kind in ("task_done", "task_failed") and event["task"] in current.left():
+            current.ended.add(event["task"])
             self._on_event(self, event)
+        elif kind in ("task_started", "share_started") and current.begins(event):
+            self._tell("task_started", **{name: event[name] for name in ("task", "version", "log")})
 
     def _on_failure(self, batch: Batch, part: Part, event: dict[str, Any]) -> None:
         """A job says itself that it cannot: its model cannot be converted or loaded."""
@@ -344,17 +326,15 @@ class ClusterWorker:
         current = self._round
         if current is None or not current.has(batch):
             return
+        attempts, place = self._limits.attempts, self._place_of(batch)
+        times, worn_out = count_death(current, part, attempts, int(place.options.get("max_num_workers", 1)))
         step = step_of(part)
-        current.deaths[step] += 1
-        times = current.deaths[step]
         error = f"job {part.member.element}: {why} during '{step}' ({times} times; log: {part.member.log})"
         logger.error("%s iteration %d: %s", self._model, current.plan.checkpoint.iteration, error)
-        attempts = self._limits.attempts
         if batch.stage == "evaluate":
-            after = after_death(current, batch, part, again=again, attempts=attempts)
+            after = after_death(current, batch, part, again=again, worn_out=worn_out)
         else:
-            last = not again or times >= attempts
-            after = Aftermath(give_up=last)
+            after = Aftermath(give_up=not again or worn_out)
         if after.give_up:
             self._finish("checkpoint_failed", error=error, log=str(part.member.log))
             return

@@ -17,6 +17,7 @@ from autoeval.tasks.claims import Claims
 from autoeval.tasks.events import Tail
 from autoeval.tasks.order import Order, Stage, load_order, save_order
 from autoeval.tasks.plan import EvaluationPlan
+from autoeval.tasks.shares import Cut
 
 LAST_WORDS = ("checkpoint_done", "checkpoint_failed", "checkpoint_missed")
 
@@ -51,7 +52,7 @@ class Part:
 class Wish:
     """Parts that are to be written down as soon as the queue is there; see ``add_parts``."""
 
-    shares: Sequence[Sequence[str]]
+    parts: Sequence[Sequence[str]]
     together: bool = True
     in_use: str | None = None
 
@@ -59,7 +60,8 @@ class Wish:
 @dataclass(eq=False)
 class Batch:
     """All parts of one stage of ``plan``; ``arrays`` are those of them that have not ended. Parts that died may have
-    successors. ``place`` is where a former daemon has submitted it; ``ahead``: it was begun before its turn."""
+    successors. ``place`` is where a former daemon has submitted it; ``ahead``: it was begun before its turn. ``cuts`` and
+    ``turns`` are those of ``Dealt``."""
 
     stage: Stage
     plan: EvaluationPlan
@@ -70,9 +72,11 @@ class Batch:
     place: Any = None
     ahead: bool = False
     converted: bool = False
+    cuts: tuple[Cut, ...] = ()
+    turns: tuple[str, ...] = ()
 
-    def wish(self, shares: Sequence[Sequence[str]], *, together: bool = True, in_use: str | None = None) -> None:
-        self.wishes.append(Wish(shares, together, in_use))
+    def wish(self, parts: Sequence[Sequence[str]], *, together: bool = True, in_use: str | None = None) -> None:
+        self.wishes.append(Wish(parts, together, in_use))
 
     def alive(self) -> list[Part]:
         return [part for part in self.parts if not part.ended]
@@ -87,17 +91,17 @@ def new_batch(stage: Stage, plan: EvaluationPlan) -> Batch:
 
 def add_parts(
     batch: Batch,
-    shares: Sequence[Sequence[str]],
+    steps: Sequence[Sequence[str]],
     arrays: Arrays,
     resources: Resources,
     *,
     together: bool = True,
     in_use: str | None = None,
 ) -> list[Array]:
-    """A part for each share of the tasks, written down as one array, or as many where the queue has none."""
+    """A part for each of ``steps``, what it begins with, written down as one array, or as many where the queue has none."""
     parts: list[Part] = []
     before = len(list(batch.folder.glob("*.order.json")))  # a former daemon's too
-    for share in shares:
+    for mine in steps:
         owner = f"part{before + len(parts)}"
         order = Order(
             batch.stage,
@@ -105,8 +109,10 @@ def add_parts(
             owner,
             str(batch.folder / f"{owner}.events.jsonl"),
             str(batch.folder / "claims"),
-            tuple(share),
+            tuple(mine),
             in_use,
+            batch.cuts,
+            batch.turns,
         )
         save_order(batch.folder / f"{owner}.order.json", order)
         parts.append(_part(order, batch.folder / f"{owner}.order.json"))

@@ -6,12 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from autoeval.runners import queue_from, resources_from
 from autoeval.runners.arrays import Array, Arrays
 from autoeval.runners.jobs import Queue, QueueError, QueueRefused, Resources
-from autoeval.runners.parts import Batch, Part, add_parts
+from autoeval.runners.parts import Batch, Part, add_parts, adopted
+from autoeval.runners.rounds import essence
+from autoeval.tasks.plan import EvaluationPlan
 from recorder.ledger import JobRow, Ledger
 
 logger = logging.getLogger(__name__)
@@ -75,6 +78,31 @@ class Bookkeeper:
             self._places[runner] = Place(json.loads(runner))
         return self._places[runner]
 
+    def adopt(self, row: JobRow, plan: EvaluationPlan, batches: list[Batch]) -> None:
+        """What a former daemon has submitted for ``plan`` joins ``batches``; what is of no use is cancelled."""
+        try:
+            array, parts = adopted(Path(row.manifest))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            logger.warning("job %s is not taken up again: %s: %s", row.job or row.key, row.manifest, error)
+            self.cancel_others([row], ())
+            return
+        if any(essence(part.order.plan) != essence(plan) for part in parts):
+            logger.info("job %s was for another configuration: cancelled", row.job or row.key)
+            self.cancel_others([row], ())
+            return
+        folder = Path(row.manifest).parent
+        batch = next((one for one in batches if one.folder == folder), None)
+        if batch is None:
+            order = parts[0].order
+            batch = Batch(order.stage, plan, folder, place=self.place(row.runner), ahead=order.in_use is not None)
+            batch.cuts, batch.turns = order.cuts, order.turns
+            batches.append(batch)
+        array.job = row.job
+        batch.arrays.append(array)
+        batch.parts += parts
+        where = f"{row.model} iteration {row.iteration}"
+        logger.info("%s: job %s of a former daemon is taken up again (%s)", where, row.job or row.key, row.stage)
+
     def submit(self, batch: Batch, place: Place) -> bool:
         """What of ``batch`` is to be submitted and can be now; whether there was any. Raises ``QueueRefused``."""
         waiting = [array for array in batch.arrays if array.job is None]
@@ -84,9 +112,7 @@ class Bookkeeper:
             arrays = place.arrays()
             while batch.wishes:
                 wish = batch.wishes[0]
-                made = add_parts(
-                    batch, wish.shares, arrays, place.resources, together=wish.together, in_use=wish.in_use
-                )
+                made = add_parts(batch, wish.parts, arrays, place.resources, together=wish.together, in_use=wish.in_use)
                 batch.wishes.pop(0)
                 for array in made:
                     self._note(batch, array, place)

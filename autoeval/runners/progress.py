@@ -28,6 +28,7 @@ class Progress:
     """From a worker's start, or its order, to its last event. Times are those of ``time.monotonic``."""
 
     running: list[str] = field(default_factory=list)  # tasks that were started and have not ended
+    share: str = ""  # of the one that runs
     loaded: bool = False
     _step_began: float = field(default_factory=time.monotonic)
     _heard: float = field(default_factory=time.monotonic)
@@ -36,16 +37,18 @@ class Progress:
     @property
     def step(self) -> str:
         """The name under which deaths of the worker are counted. Of tasks that are asked together none is to blame."""
-        return "+".join(self.running) or CONVERT
+        return self.share or "+".join(self.running) or CONVERT
 
     def heard(self, event: dict[str, Any]) -> None:
         """Take note of an event of the worker."""
         self._heard, self._was_heard = time.monotonic(), True
         kind = event["event"]
-        if kind == "task_started":
+        if kind in ("task_started", "share_started"):
             self.running.append(event["task"])
-        elif kind in ("task_done", "task_failed") and event["task"] in self.running:
+            self.share = event.get("share", "")
+        elif kind in ("task_done", "task_failed", "share_done") and event["task"] in self.running:
             self.running.remove(event["task"])
+            self.share = ""
         elif kind == "loaded":
             self.loaded = True
         if kind != "alive":

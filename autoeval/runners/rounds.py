@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from autoeval.runners.parts import Batch, Part
 from autoeval.tasks.plan import EvaluationPlan
+from autoeval.tasks.shares import ShareFiles
 
 
 @dataclass(eq=False)
@@ -15,6 +18,7 @@ class Round:
 
     plan: EvaluationPlan
     todo: dict[str, str]
+    begun: set[str] = field(default_factory=set)
     ended: set[str] = field(default_factory=set)
     deaths: Counter[str] = field(default_factory=Counter)  # by the step at which a job was
     conversion: Batch | None = None
@@ -24,13 +28,32 @@ class Round:
     def left(self) -> list[str]:
         return [task for task in self.todo if task not in self.ended]
 
+    def begins(self, event: Mapping[str, Any]) -> bool:
+        """Whether what began in a job is a task that has, for whom shares are of no interest."""
+        task = event["task"]
+        first = "share" not in event or task not in self.begun
+        self.begun.add(task)
+        return first and task in self.left()
+
     def has(self, batch: Batch) -> bool:
         return batch is self.conversion or batch is self.evaluation
+
+    def steps(self, tasks: Iterable[str] | None = None) -> dict[str, str]:
+        """What can be claimed of ``tasks`` (all that are left) and is not done: themselves, which for one that is cut means
+        joining its shares, and these shares. With the task that each belongs to."""
+        cuts = {cut.task: cut for cut in self.evaluation.cuts} if self.evaluation else {}
+        found: dict[str, str] = {}
+        for task in self.left() if tasks is None else tasks:
+            if task in cuts:
+                shares = ShareFiles(self.plan, task, self.todo[task]).left(cuts[task])
+                found |= dict.fromkeys(shares, task)
+            found[task] = task
+        return found
 
 
 @dataclass(frozen=True)
 class Aftermath:
-    """``fail``: tasks that have failed for good. ``retry``: those for a new job, asked ``together`` or one by one.
+    """``fail``: tasks that have failed for good. ``retry``: steps for a new job, asked ``together`` or one by one.
     ``give_up``: nothing of the checkpoint can be evaluated."""
 
     fail: tuple[str, ...] = ()
@@ -44,26 +67,48 @@ def step_of(part: Part) -> str:
     return part.progress.step if part.progress else "start"
 
 
-def after_death(current: Round, batch: Batch, part: Part, *, again: bool, attempts: int) -> Aftermath:
-    """What follows when ``part`` of the evaluation has died, which is counted already. ``again``: another try may help.
+def count_death(current: Round, part: Part, attempts: int, slots: int) -> tuple[int, bool]:
+    """How often jobs have died where ``part`` has now, and whether that is too often.
 
-    The task at which jobs die is to blame, and fails alone after ``attempts``; of several that were asked together none is,
-    so each is tried by itself. What was not begun goes on elsewhere: in a new job, or where another one is at work. Claims
-    of the dead are given back.
+    A share may be begun as often as a task; all shares of a task together as often as one task in each of the ``slots``: a
+    task of which every share kills its job is not tried with all of them.
+    """
+    step = step_of(part)
+    current.deaths[step] += 1
+    worn_out = current.deaths[step] >= attempts
+    if part.progress is not None and part.progress.share:
+        whole = f"shares of {part.progress.running[0]}"
+        current.deaths[whole] += 1
+        worn_out = worn_out or current.deaths[whole] >= attempts * slots
+    return current.deaths[step], worn_out
+
+
+def after_death(current: Round, batch: Batch, part: Part, *, again: bool, worn_out: bool) -> Aftermath:
+    """What follows when ``part`` of the evaluation has died. ``again``: another try may help; ``worn_out``: not any more.
+
+    The task at which jobs die is to blame, and fails alone, with all its shares; of several that were asked together none
+    is, so each is tried by itself. What was not begun goes on elsewhere: in a new job, or where another one is at work.
+    Claims of the dead are given back.
     """
     claims = part.claims
-    mine = [task for task in current.left() if task in part.order.mine or claims.holder(task) == claims.owner]
-    mine = [task for task in mine if claims.may_be_taken(task)]
-    claims.release(mine)
+    steps = current.steps()
+    mine = [step for step in steps if step in part.order.mine or claims.holder(step) == claims.owner]
+    mine = [step for step in mine if claims.may_be_taken(step)]
     running = [task for task in (part.progress.running if part.progress else []) if task in current.left()]
-    last = not again or current.deaths[step_of(part)] >= attempts
+    last = not again or worn_out
     others = any(not other.doomed for other in batch.alive())
     if last and not running and not others and again:
+        claims.release(mine)
         return Aftermath(give_up=True)
     fail = tuple(running) if not again or (last and len(running) == 1) else ()
-    rest = tuple(task for task in mine if task not in fail)
+    if not again and not others:
+        fail = (*fail, *(task for task in current.left() if task not in fail))
+    rest = tuple(step for step in mine if steps[step] not in fail)
+    claims.release(rest)
+    for step in current.steps(fail):
+        claims.take(step)  # for the dead: nobody need begin it any more
     if not again:
-        return Aftermath(fail if others else (*fail, *rest))
+        return Aftermath(fail)
     return Aftermath(fail, () if last and not running else rest, together=len(running) <= 1)
 
 

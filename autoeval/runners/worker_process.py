@@ -113,12 +113,13 @@ class WorkerDied(ValueError):
 
 @dataclass(frozen=True)
 class TaskList:
-    """``tasks``: (name, version) of each. By name, ``sizes``: what it may cost, in a unit of all tasks' own, and
-    ``families``: the same for tasks that share prompts."""
+    """``tasks``: (name, version) of each. By name, ``sizes``: what it may cost, in a unit of all tasks' own,
+    ``families``: the same for tasks that share prompts, and ``most_shares``: in how many it may be evaluated."""
 
     tasks: tuple[tuple[str, str], ...]
     sizes: Mapping[str, float] = field(default_factory=dict)
     families: Mapping[str, str] = field(default_factory=dict)
+    most_shares: Mapping[str, int] = field(default_factory=dict)
 
 
 _LISTED: dict[str, TaskList] = {}  # by task plan, as this process has found it out last
@@ -156,7 +157,8 @@ def list_tasks(task_plan: dict[str, Any], timeout_seconds: float = 300.0) -> Tas
         event = json.loads(line)
         if event["event"] == "tasks":
             tasks = tuple((name, version) for name, version in event["tasks"])
-            listed = _LISTED[json.dumps(task_plan, sort_keys=True)] = TaskList(tasks, event["sizes"], event["families"])
+            listed = TaskList(tasks, event["sizes"], event["families"], event["most_shares"])
+            _LISTED[json.dumps(task_plan, sort_keys=True)] = listed
             return listed
         raise ValueError(event["error"])
     if answer.returncode < 0:

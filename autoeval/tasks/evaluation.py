@@ -19,7 +19,9 @@ from autoeval.tasks.claims import Claims
 from autoeval.tasks.conversion import Ahead, Converted, Preparation, refuse_other_save, source_unchanged
 from autoeval.tasks.loaded import LoadedModel
 from autoeval.tasks.metering import Meter
+from autoeval.tasks.order import Order
 from autoeval.tasks.plan import EvaluationPlan, TaskPlan
+from autoeval.tasks.sharing import SharedTask
 from autoeval.tasks.work import Outcome, Work, existing_result, load_tasks, record, run_helm, set_aside_other_saves
 
 if TYPE_CHECKING:
@@ -72,13 +74,19 @@ class Evaluator:
             if preparation is not None:
                 preparation.end()
 
-    def evaluate_share(self, plan: EvaluationPlan, mine: Sequence[str], claims: Claims) -> None:
-        """Score a checkpoint that is converted already: first the tasks ``mine``, then what nobody else has begun.
+    def evaluate_part(self, order: Order, claims: Claims) -> None:
+        """Score a checkpoint that is converted already: first what is the order's own, then what nobody else has begun.
 
         Raises ``OSError`` when the converted model is not there, ``CheckpointChanged`` as ``evaluate`` does.
         """
-        waiting = [task for task in self._waiting(plan) if claims.may_be_taken(task.name)]
-        if not waiting:
+        plan = order.plan
+        cuts = {cut.task: cut for cut in order.cuts}
+        waiting = {task.name: task for task in self._waiting(plan)}
+        whole = {name: task for name, task in waiting.items() if name not in cuts}
+        shared = [SharedTask(plan, task, cuts[name]) for name, task in waiting.items() if name in cuts]
+        share_of = {name: one for one in shared for name in one.cut.names}
+        steps = [*whole, *(name for one in shared for name in one.left() or [one.work.name])]
+        if not any(map(claims.may_be_taken, steps)):
             return
         started = time.perf_counter()
         with log_file(plan.log_path("convert")):
@@ -86,11 +94,23 @@ class Evaluator:
             model = preparation.model()
         self._emit("loaded", seconds=round(time.perf_counter() - started, 3))
         doing = _Round(plan, model, preparation, self._emit, claims.take)
-        doing.run(self._grouped(plan, [task for task in waiting if task.name in mine], model))
-        # From the end: who has them begins at the front.
-        for task in [task for task in reversed(waiting) if task.name not in mine]:
-            if existing_result(plan, task.name, task.version) is None and claims.may_be_taken(task.name):
-                doing.run(self._grouped(plan, [task], model))
+        own = [whole[name] for name in order.mine if name in whole]
+        for name in order.mine:
+            if name in share_of:
+                doing.share(share_of[name], name)
+            elif own:  # what is asked together, where the first of it is
+                doing.run(self._grouped(plan, own, model))
+                own = []
+        for name in order.turns or reversed(steps):
+            if name in share_of:
+                doing.share(share_of[name], name)
+            elif name in whole and name not in order.mine and self._is_free(plan, whole[name], claims):
+                doing.run(self._grouped(plan, [whole[name]], model))
+        for one in shared:
+            doing.join(one)
+
+    def _is_free(self, plan: EvaluationPlan, task: Work, claims: Claims) -> bool:
+        return claims.may_be_taken(task.name) and existing_result(plan, task.name, task.version) is None
 
     def _prepare(self, plan: EvaluationPlan) -> Preparation:
         with log_file(plan.log_path("convert")):
@@ -162,6 +182,41 @@ class _Round:
             else:
                 self._together(group)
 
+    def share(self, shared: SharedTask, name: str) -> None:
+        """One share of a task, unless it is there or another process has it; then the task, if it was the last."""
+        task = shared.work
+        if not shared.is_left(name) or not self._take(name):
+            return
+        self._share_started(task, name)
+        with log_file(self._plan.log_path(task.name)):
+            try:
+                content = shared.evaluate(name, self._model)
+                self._look_at_source()
+                shared.keep(name, content)
+            except CheckpointChanged:
+                raise
+            except Exception as error:
+                for other in [*shared.cut.names, task.name]:  # nobody need begin what is of no use any more
+                    self._take(other)
+                self._failed(task, error)
+                return
+        self._emit("share_done", task=task.name, share=name)
+        self.join(shared)
+
+    def join(self, shared: SharedTask) -> None:
+        """The task's result, if all shares are there and no other process makes it."""
+        task = shared.work
+        if not shared.is_joinable() or not self._take(task.name):
+            return
+        self._share_started(task, f"{task.name} (all shares)")
+        with log_file(self._plan.log_path(task.name)):
+            try:
+                outcome, cost = shared.joined(self._model)
+            except Exception as error:
+                self._failed(task, error)
+                return
+            self._record(task, outcome, cost)
+
     def _alone(self, task: Work, find: Callable[[], Outcome], seconds: float = 0.0) -> None:
         """``seconds``: what it has taken already."""
         self._started(task)
@@ -207,6 +262,10 @@ class _Round:
     def _started(self, task: Work) -> None:
         self._emit("task_started", task=task.name, version=task.version, log=str(self._plan.log_path(task.name)))
 
+    def _share_started(self, task: Work, share: str) -> None:
+        log = str(self._plan.log_path(task.name))
+        self._emit("share_started", task=task.name, version=task.version, share=share, log=log)
+
     def _failed(self, task: Work, error: Exception) -> None:
         logger.error("task %s failed", task.name, exc_info=error)
         log = str(self._plan.log_path(task.name))
@@ -216,8 +275,7 @@ class _Round:
         """Predictions and result on disk, or one ``task_failed`` event with the error."""
         self._preparation.finish()
         try:
-            if self._plan.format == "huggingface":  # its weights are read where they lie, perhaps as late as now
-                refuse_other_save(self._plan)
+            self._look_at_source()
             record(self._plan, task, outcome, cost)
         except CheckpointChanged:
             raise
@@ -226,6 +284,11 @@ class _Round:
             return
         path = str(self._plan.result_path(task.name))
         self._emit("task_done", task=task.name, version=task.version, result=path)
+
+    def _look_at_source(self) -> None:
+        """Before anything is kept. Raises ``CheckpointChanged``."""
+        if self._plan.format == "huggingface":  # its weights are read where they lie, perhaps as late as now
+            refuse_other_save(self._plan)
 
 
 def _name_of(one: Any) -> str:

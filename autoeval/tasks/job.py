@@ -45,4 +45,4 @@ def _obey(order: Order, emit: EventFile) -> None:
     if order.stage == "convert":
         convert_for_others(order.plan, emit, None if order.in_use is None else Path(order.in_use))
     else:
-        Evaluator(emit).evaluate_share(order.plan, order.mine, Claims(Path(order.claims), order.owner))
+        Evaluator(emit).evaluate_part(order, Claims(Path(order.claims), order.owner))

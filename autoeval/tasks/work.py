@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoeval.tasks.plan import EvaluationPlan, HelmPlan, TaskPlan
+from autoeval.tasks.shares import remove_other_shares, remove_shares
 from recorder.files import write_json
 from recorder.results import Item, ResultFileError, Score, TaskResult, read_result, write_result
 
@@ -43,6 +44,15 @@ class Work:
         from autoeval.tasks.icl import rows_of
 
         return rows_of(self.task)
+
+    @property
+    def most_shares(self) -> int:
+        """In how many shares it may be evaluated: of its items, or of a benchmark's run entries."""
+        if self.source == "helm":
+            return len(self.task.entries)
+        from autoeval.tasks.cutting import most_shares
+
+        return most_shares(self.task)
 
 
 @dataclass(frozen=True)
@@ -112,6 +122,7 @@ def existing_result(plan: EvaluationPlan, task: str, version: str) -> TaskResult
 def set_aside_other_saves(plan: EvaluationPlan) -> None:
     """Results of an earlier save of this iteration keep their files, under ``superseded/<its fingerprint>``."""
     directory = Path(plan.directory)
+    remove_other_shares(plan)
     for path in sorted((directory / "results").glob("*/*.json")):
         try:
             other = read_result(path).checkpoint.fingerprint
@@ -160,3 +171,4 @@ def record(plan: EvaluationPlan, task: Work, outcome: Outcome, cost: dict[str, f
         finished_at=round(time.time(), 3),
     )
     write_result(plan.result_path(task.name), result)
+    remove_shares(plan, task.name)

@@ -114,6 +114,7 @@ def list_tasks(emit: Events) -> int:
         tasks=[[task.name, task.version] for task in tasks],
         sizes={task.name: task.size for task in tasks},
         families={task.name: task.family for task in tasks},
+        most_shares={task.name: task.most_shares for task in tasks},
     )
     return 0
 

@@ -22,6 +22,7 @@ from autoeval.tasks.claims import Claims
 from autoeval.tasks.events import EventFile
 from autoeval.tasks.order import Order, load_order
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
+from autoeval.tasks.shares import Dealt
 from recorder.files import write_json
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef, Score, TaskResult, write_result
@@ -156,8 +157,8 @@ class World:
         self.told: list[dict[str, Any]] = []
 
     def worker(self, jobs: Jobs, limits: Limits | None = None, shares: int = 2, **options: Any) -> ClusterWorker:
-        def deal(_plan: EvaluationPlan, names: Any) -> list[list[str]]:
-            return [share for number in range(shares) if (share := list(names[number::shares]))]
+        def deal(_plan: EvaluationPlan, names: Any) -> Dealt:
+            return Dealt(tuple(part for number in range(shares) if (part := tuple(names[number::shares]))))
 
         place = Place({"type": "slurm", "max_num_workers": shares, **options}, lambda _: jobs)
         conversion = Place({"type": "slurm", "num_gpus": 0, **options}, lambda _: jobs)
@@ -180,6 +181,13 @@ class World:
             self.told.append(event)
             if event["event"] in kinds:
                 return event
+
+    def until_no_job_is_left(self, seconds: float = 90.0) -> None:
+        """All have said their last word: a worker that is closed now has none to cancel."""
+        deadline = time.monotonic() + seconds
+        while self.ledger.jobs("m"):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def tasks(self, kind: str = "task_done") -> list[str]:
         return sorted(event["task"] for event in self.told if event["event"] == kind)

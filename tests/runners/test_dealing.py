@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from autoeval.dealing import measured_seconds, shares_of
+from autoeval.dealing import dealt_out, measured_seconds
 from autoeval.runners import worker_process
 from autoeval.runners.rounds import load_seconds_key
 from autoeval.runners.worker_process import TaskList, last_listed, list_tasks
@@ -25,6 +25,10 @@ def plan(iteration: int = 300) -> EvaluationPlan:
     ref = CheckpointRef("m", iteration, f"{iteration:032d}", "/c")
     tasks = TaskPlan(IclPlan(NAMES, "d"))
     return EvaluationPlan(ref, "huggingface", "s", "d", "l", tasks, tuple((name, "v1") for name in NAMES))
+
+
+def shares_of(ledger: Ledger, plan: EvaluationPlan, names: tuple[str, ...], slots: int) -> list[list[str]]:
+    return [list(part) for part in dealt_out(ledger, plan, names, slots).parts]
 
 
 @pytest.fixture
