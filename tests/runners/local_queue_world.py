@@ -65,6 +65,12 @@ class World:
         wait_for(lambda: file.exists() and file.read_text() != "")
         return file.read_text()
 
+    def up(self, job: str, *numbers: int) -> list[int]:
+        """The pids of these tasks of ``GATED``, once they run and their keepers have written that down."""
+        pids = [int(self.read(f"up-{number}")) for number in numbers]
+        wait_for(lambda: all(self.kept(job, number)["name"] != "WAITING" for number in numbers))
+        return pids
+
     def close(self) -> None:
         queue = LocalQueue(self.directory, gpus=())
         jobs = {job: 1 for job in self._jobs if queue.find(job)}

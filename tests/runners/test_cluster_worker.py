@@ -41,8 +41,9 @@ def test_tasks_are_dealt_out_to_one_array_and_every_event_arrives_once(world: Wo
     worker.submit(world.plan_path)  # all is there: no job is needed
     world.told.clear()
     assert world.until(*END)["event"] == "checkpoint_done" and world.tasks() == list(TASKS) and jobs.asked == 1
+    world.until_no_job_is_left()
     worker.close()
-    assert world.ledger.jobs("m") == [] and not jobs.cancelled
+    assert not jobs.cancelled
     assert world.ledger.query("SELECT stage, job, size, state FROM jobs") == [("evaluate", "1", 2, "ended")]
 
 
@@ -152,10 +153,11 @@ def test_jobs_that_cannot_load_the_model_fail_the_checkpoint_with_their_own_word
 
 
 def test_a_job_that_hangs_is_ended_and_tried_again(world: World) -> None:
-    release = threading.Event()
+    release, limits = threading.Event(), Limits(heartbeat_timeout=0.3)
 
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
         if job > 1:
+            limits.heartbeat_timeout = None  # on a busy machine, or a slow disk, it would seem to hang as well
             return good(order, emit, claims, job)
         emit("ready", pid=1, host="h")
         claims.take("a")
@@ -164,7 +166,7 @@ def test_a_job_that_hangs_is_ended_and_tried_again(world: World) -> None:
         return JobState("ended", "CANCELLED")
 
     jobs = Jobs(script)
-    worker = world.worker(jobs, Limits(heartbeat_timeout=0.3), shares=1)
+    worker = world.worker(jobs, limits, shares=1)
     worker.submit(world.plan_path)
     assert world.until(*END)["event"] == "checkpoint_done"
     assert world.tasks() == list(TASKS) and jobs.cancelled == ["1_0"] and jobs.asked == 2
@@ -174,7 +176,7 @@ def test_a_job_that_hangs_is_ended_and_tried_again(world: World) -> None:
 
 def test_an_end_that_the_queue_has_not_heard_is_asked_for_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster_worker, "ASK_AGAIN_SECONDS", 0.1)
-    release = threading.Event()
+    release, limits = threading.Event(), Limits(heartbeat_timeout=0.3)
 
     class Deaf(Jobs):
         def cancel(self, jobs: Iterable[str]) -> None:
@@ -185,13 +187,14 @@ def test_an_end_that_the_queue_has_not_heard_is_asked_for_again(world: World, mo
 
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
         if job > 1:
+            limits.heartbeat_timeout = None
             return good(order, emit, claims, job)
         emit("ready", pid=1, host="h")
         release.wait(120)
         return JobState("ended", "CANCELLED")
 
     jobs = Deaf(script)
-    worker = world.worker(jobs, Limits(heartbeat_timeout=0.3), shares=1)
+    worker = world.worker(jobs, limits, shares=1)
     worker.submit(world.plan_path)
     assert world.until(*END)["event"] == "checkpoint_done"
     assert world.tasks() == list(TASKS) and jobs.cancelled[:2] == ["not heard", "1_0"] and jobs.asked == 2
@@ -200,17 +203,18 @@ def test_an_end_that_the_queue_has_not_heard_is_asked_for_again(world: World, mo
 
 
 def test_a_job_that_is_back_in_the_queue_does_not_hang(world: World) -> None:
-    jobs = Jobs(good)
+    jobs, limits = Jobs(good), Limits(heartbeat_timeout=1.0)
 
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
         jobs.states[str(job)][0] = JobState("waiting", "PENDING", "BeginTime")  # preempted, and put back
         emit("ready", pid=1, host="h")
-        time.sleep(1.5)  # three times what may pass without a sign of life
+        time.sleep(2.0)  # twice what may pass without a sign of life
+        limits.heartbeat_timeout = None
         jobs.states[str(job)][0] = JobState("running", "RUNNING")
         return good(order, emit, claims, job)
 
     jobs.script = script
-    worker = world.worker(jobs, Limits(heartbeat_timeout=0.5), shares=1)
+    worker = world.worker(jobs, limits, shares=1)
     worker.submit(world.plan_path)
     assert world.until(*END)["event"] == "checkpoint_done"
     assert world.tasks() == list(TASKS) and jobs.asked == 1 and not jobs.cancelled
@@ -243,10 +247,7 @@ def test_what_was_not_submitted_yet_when_the_checkpoint_failed_never_is(world: W
     worker.submit(world.plan_path)
     assert world.until(*END)["event"] == "checkpoint_failed"
     full.clear()
-    deadline = time.monotonic() + 90
-    while world.ledger.jobs("m"):
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    world.until_no_job_is_left()
     assert jobs.asked == 1
     worker.close()
 

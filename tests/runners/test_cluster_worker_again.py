@@ -122,6 +122,6 @@ def test_what_nobody_wants_any_more_is_cancelled(world: World) -> None:
         time.sleep(0.01)
     began = time.monotonic()
     worker.close()
-    assert time.monotonic() - began < 5 and set(jobs.cancelled) == {"1", "2_0", "2_1"}
+    assert time.monotonic() - began < 10 and set(jobs.cancelled) == {"1", "2_0", "2_1"}
     assert world.ledger.jobs("m") == []
     hold.set()

@@ -115,7 +115,7 @@ def test_a_time_limit_ends_all_that_a_task_has_started(world: World) -> None:
     assert queue.poll({"k": 1})["k"][0].again
     assert not any(map(alive, map(int, world.read("pids").split())))
     kept = world.kept("k")
-    assert kept["code"] == -9 and 1.0 <= kept["ended"] - kept["started"] < 6.0
+    assert kept["code"] == -9 and 1.0 <= kept["ended"] - kept["started"] < 60.0  # not the 600 that it wants
 
 
 def test_what_a_task_leaves_behind_ends_with_it(world: World) -> None:
@@ -126,17 +126,17 @@ def test_what_a_task_leaves_behind_ends_with_it(world: World) -> None:
 
 
 def test_cancelled_is_what_was_cancelled_also_with_exit_code_0(world: World) -> None:
-    code = "signal.signal(15, lambda *_: sys.exit(0)); (here / f'up-{number}').write_text('x'); time.sleep(600)"
+    code = "signal.signal(15, lambda *_: sys.exit(0)); (here / f'up-{number}').write_text(str(os.getpid())); time.sleep(600)"
     queue = world.queue()
     queue.submit(world.array("iter_0002000", code, size=3, at_once=2))
-    world.read("up-0"), world.read("up-1")
+    world.up("iter_0002000", 0, 1)
     assert [state.kind for state in queue.poll({"iter_0002000": 3})["iter_0002000"]] == [
         "running",
         "running",
         "waiting",
     ]
     queue.cancel(["iter_0002000_1"])
-    world.read("up-2")  # its place is free
+    world.up("iter_0002000", 2)  # its place is free
     states = queue.poll({"iter_0002000": 3})["iter_0002000"]
     assert [state.kind for state in states] == ["running", "ended", "running"]
     assert states[1] == JobState("ended", "CANCELLED", again=False)
@@ -173,7 +173,7 @@ def test_who_waits_for_a_gpu_can_be_cancelled_and_says_what_it_waits_for(world: 
 def test_where_nothing_can_be_written_tasks_are_ended_all_the_same(world: World) -> None:
     """Somebody has removed the directory."""
     world.queue().submit(world.array("k", GATED, size=3, at_once=2))
-    pids = [int(world.read("up-0")), int(world.read("up-1"))]
+    pids = world.up("k", 0, 1)
     supervisor = world.supervisor("k")
     world.directory.rename(world.here / "away")
     world.directory.write_text("")  # nor can it be made again
@@ -247,6 +247,10 @@ def test_waiting_costs_no_time(world: World) -> None:
         texts = [Path(f"/proc/{one.pid}/status").read_text() for one in processes]
         return [sum(int(line.split()[1]) for line in text.splitlines() if "ctxt_switches" in line) for text in texts]
 
-    before = switches()
-    time.sleep(1.0)
-    assert switches() == before
+    def quiet(seconds: float) -> bool:
+        before = switches()
+        time.sleep(seconds)
+        return switches() == before
+
+    wait_for(lambda: quiet(0.3))  # what they wrote last may still be on its way to the disk
+    assert quiet(1.0)

@@ -60,7 +60,7 @@ def submit_and_die(world: World, code: str, *, tethered: bool = False, before: C
 
 
 def test_jobs_live_on_when_who_submitted_them_is_killed(world: World) -> None:
-    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
+    submit_and_die(world, GATED, before=lambda: world.up("k", 0, 1))
     queue = world.queue()
     assert queue.find("k") == "k"
     assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "waiting"]
@@ -70,7 +70,7 @@ def test_jobs_live_on_when_who_submitted_them_is_killed(world: World) -> None:
 
 
 def test_tethered_jobs_end_with_who_submitted_them(world: World) -> None:
-    submit_and_die(world, GATED, tethered=True, before=lambda: (world.read("up-0"), world.read("up-1")))
+    submit_and_die(world, GATED, tethered=True, before=lambda: world.up("k", 0, 1))
     queue = world.queue()
     assert over(queue, {"k": 3}) == {"k": ["CANCELLED"] * 3}
     assert not alive(int(world.read("up-0"))) and not (world.here / "up-2").exists()
@@ -88,7 +88,7 @@ def test_a_tethered_job_that_somebody_cancels_is_not_to_be_tried_again(world: Wo
 
 
 def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> None:
-    submit_and_die(world, GATED, before=lambda: (world.read("up-0"), world.read("up-1")))
+    submit_and_die(world, GATED, before=lambda: world.up("k", 0, 1))
     files = [world.directory / "k" / name for name in ("supervisor.json", "0.json", "1.json")]
     kept = [file.read_text() for file in files]
     queue = world.queue()
@@ -119,7 +119,7 @@ def test_a_number_that_another_process_has_now_is_not_the_job(world: World) -> N
 def test_without_its_supervisor_what_runs_goes_on_and_what_waited_is_gone(world: World) -> None:
     queue = world.queue()
     queue.submit(world.array("k", GATED, size=3, at_once=2))
-    world.read("up-0"), world.read("up-1")
+    world.up("k", 0, 1)
     world.supervisor("k").signal(signal.SIGKILL)
     wait_for(lambda: not world.supervisor("k").alive)
     assert [state.kind for state in queue.poll({"k": 3})["k"]] == ["running", "running", "gone"]
