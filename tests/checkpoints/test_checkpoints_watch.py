@@ -19,6 +19,7 @@ from checkpoint_files import Save, put, write
 from autoeval.checkpoints import Checkpoint, Watcher
 
 TRACKER = "latest_checkpointed_iteration.txt"
+SOON = 10.0  # seconds: not at the end of an interval of an hour; how soon on a machine at rest is measured once, below
 
 
 @pytest.fixture(scope="module")
@@ -71,19 +72,26 @@ def next_complete(
     raise AssertionError(f"iteration {iteration} was not noticed in {seconds} s")
 
 
-def later(action: Callable[[], float]) -> list[float]:
+def later(action: Callable[[], float]) -> Callable[[], float]:
+    """Do it in a thread; the moment it gives, which is awaited."""
     moments: list[float] = []
-    threading.Thread(target=lambda: moments.append(action())).start()
-    return moments
+    thread = threading.Thread(target=lambda: moments.append(action()))
+    thread.start()
+
+    def moment() -> float:
+        thread.join()
+        return moments[0]
+
+    return moment
 
 
 def test_a_missing_directory_is_waited_for(source: Path, tmp_path: Path, watch: Callable[..., Watcher]) -> None:
     root = tmp_path / "runs" / "gpt" / "checkpoints"
     watcher = watch(root)
-    moments = later(lambda: save(source, root, 2))
+    moment = later(lambda: save(source, root, 2))
     checkpoint, noticed = next_complete(watcher, 2)
     assert checkpoint.path == root / "iter_0000002"
-    assert noticed - moments[0] < 2.0
+    assert noticed - moment() < SOON
 
 
 def test_the_directory_may_be_deleted_and_made_anew(
@@ -97,9 +105,9 @@ def test_the_directory_may_be_deleted_and_made_anew(
     shutil.rmtree(root)
     while watcher.scan().complete or watcher.wait(0.5):
         pass
-    moments = later(lambda: save(source, root, 4))
+    moment = later(lambda: save(source, root, 4))
     _, noticed = next_complete(watcher, 4)
-    assert noticed - moments[0] < 2.0
+    assert noticed - moment() < SOON
 
 
 def test_the_finishing_write_in_the_iteration_directory_is_noticed(
@@ -114,7 +122,7 @@ def test_the_finishing_write_in_the_iteration_directory_is_noticed(
     (tmp_path / "kept").rename(mark)
     moment = time.monotonic()
     _, noticed = next_complete(watcher, 2)
-    assert noticed - moment < 2.0
+    assert noticed - moment < SOON
 
 
 @pytest.mark.parametrize("layout", ["torch_dist", "fsdp_dtensor", "torch_tp2_pp2_vpp2", "huggingface_shards"])
@@ -127,11 +135,11 @@ def test_every_layout_is_noticed_within_a_second(
     seconds = []
     for iteration, one in ((2, save), (4, save), (4, again)):  # the last one is a save in place
         before = {checkpoint.fingerprint for checkpoint in watcher.scan().complete}
-        moments = later(lambda one=one, iteration=iteration: ended(one, tmp_path, iteration))
+        moment = later(lambda one=one, iteration=iteration: ended(one, tmp_path, iteration))
         _, noticed = next_complete(watcher, iteration, but_not=before)
-        seconds.append(noticed - moments[0])
+        seconds.append(noticed - moment())
     assert min(seconds) < 1.0
-    assert seconds[-1] < 10.0  # a save in place too, and not only at the end of the interval
+    assert seconds[-1] < SOON  # a save in place too, and not only at the end of the interval
 
 
 def ended(save: Save, root: Path, iteration: int) -> float:
@@ -146,9 +154,9 @@ def test_where_no_event_arrives_the_interval_finds_it(
     watcher = watch(tmp_path, 0.5)
     assert watcher._events is not None
     watcher._events.stop()
-    moments = later(lambda: save(source, tmp_path, 2))
+    moment = later(lambda: save(source, tmp_path, 2))
     _, noticed = next_complete(watcher, 2)
-    assert noticed - moments[0] < 2.0
+    assert noticed - moment() < SOON
 
 
 @pytest.mark.parametrize("call", ["start", "schedule"])
@@ -169,9 +177,9 @@ def test_without_events_the_interval_finds_it(
     with caplog.at_level(logging.WARNING):
         watcher = watch(tmp_path, 0.5)
     assert "inotify watch limit reached" in caplog.text
-    moments = later(lambda: save(source, tmp_path, 2))
+    moment = later(lambda: save(source, tmp_path, 2))
     _, noticed = next_complete(watcher, 2)
-    assert noticed - moments[0] < 2.0
+    assert noticed - moment() < SOON
 
 
 def processor_seconds(threads: set[int]) -> float:
@@ -218,9 +226,9 @@ def test_many_unfinished_directories_cost_few_threads(
     assert threading.active_count() - before < 20
     write(tmp_path / TRACKER, b"400", 0.0)
     (tmp_path / "iter_0000400").rmdir()
-    moments = later(lambda: save(source, tmp_path, 400))
+    moment = later(lambda: save(source, tmp_path, 400))
     _, noticed = next_complete(watcher, 400)
-    assert noticed - moments[0] < 2.0
+    assert noticed - moment() < SOON
 
 
 def test_stop_ends_a_wait(tmp_path: Path, watch: Callable[..., Watcher]) -> None:
@@ -228,6 +236,4 @@ def test_stop_ends_a_wait(tmp_path: Path, watch: Callable[..., Watcher]) -> None
     while watcher.wait(0.3):
         watcher.scan()
     threading.Timer(0.3, watcher.stop).start()
-    started = time.monotonic()
-    assert not watcher.wait(None)
-    assert time.monotonic() - started < 3.0
+    assert not watcher.wait(None)  # else it waits for ever

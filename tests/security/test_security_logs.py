@@ -39,17 +39,17 @@ def test_every_kind_of_log_is_here() -> None:
 def test_no_line_takes_the_square_of_its_length(kind: type) -> None:
     for beginning, part in HOSTILE[kind.__name__]:
         text = beginning + part * (LENGTH // len(part)) + b"\n"
-        started = time.process_time()
+        started = time.thread_time()
         recognise(text)
         kind().read(text, Readings())
-        assert time.process_time() - started < 10, part
+        assert time.thread_time() - started < 10, part
 
 
 @pytest.mark.parametrize("part", [b"\x1b]", b"\x1b[0", b"\x1b[", b"\x1b]0;", b"\r"])
 def test_nor_do_colours(part: bytes) -> None:
-    started = time.process_time()
+    started = time.thread_time()
     clean(part * (LENGTH // len(part)))
-    assert time.process_time() - started < 10
+    assert time.thread_time() - started < 10
 
 
 def test_a_pipe_in_the_logs_place_is_not_waited_for(tmp_path: Path) -> None:
