@@ -27,7 +27,21 @@ install() {
   [ "$status" = 0 ] || fail "the Debian packages could not be installed"
 }
 
-free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'; }
+# Below those that the system gives to connections: between now and the daemon's start, and while it is down, nobody gets it.
+free_port() {
+  python3 - <<'PYTHON'
+import random, socket
+while True:
+    port = random.randrange(20000, 32000)
+    with socket.socket() as tried:
+        try:
+            tried.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break
+PYTHON
+}
 
 configure() {
   local host; host=$(hostname -s)
@@ -118,10 +132,15 @@ wait_for() { # what it is, then the command
   fail "$what did not come up within 90 s"
 }
 
-controller() {
-  alive "$dir/run/slurmctld.pid" || slurmctld -f "$dir/slurm.conf"
-  wait_for slurmctld scontrol ping
+# One that is alive may be about to end: it answers no more, and then it is started after all.
+controller_answers() {
+  scontrol ping && return
+  alive "$dir/run/slurmctld.pid" || slurmctld -f "$dir/slurm.conf" || true
+  for _ in $(seq 20); do scontrol ping && return; sleep 0.1; done
+  return 1
 }
+
+controller() { wait_for slurmctld controller_answers; }
 
 start() {
   [ -s "$dir/slurm.conf" ] || configure

@@ -32,7 +32,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "out", tmp_path / "checkpoints"
 
 
-def examine(places: tuple[Path, Path], patience: float = 60.0, **section: Any) -> list[Finding]:
+def examine(places: tuple[Path, Path], patience: float = 240.0, **section: Any) -> list[Finding]:
     work_dir, checkpoints = places
     parsed: RunnerSection = ADAPTER.validate_python(section)
     found = list(runner.examine_runner("runner", parsed, work_dir, checkpoints, checkpoints / "file", patience))
@@ -49,14 +49,16 @@ def test_the_local_runner_answers_from_a_process_like_the_worker(places: tuple[P
 def test_what_the_machine_of_the_work_does_not_see_is_told_each_by_itself(
     places: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = time.time()
     answer = {
         "user": "me", "python": "/python", "version": "3.11.7", "repository": "/r", "gpus": None, "torch": None,
         "host": "node7", "work_dir": "/out: Read-only file system", "checkpoints": "/data: Permission denied",
         "newest": "/data/file: Permission denied", "torch_error": "ImportError: libcudart", "digest": "other",
-        "cuda": [], "time": time.time() - 100,
+        "cuda": [], "time": asked - 100,
     }  # fmt: skip
     (tmp_path / "answer.json").write_text(json.dumps(answer))
     (tmp_path / "request.json").write_text("{}")
+    os.utime(tmp_path / "request.json", (asked, asked))
     section = ADAPTER.validate_python({"type": "slurm", "num_gpus": 2})
     first, *others = runner._judged("runner", section, tmp_path, "")
     assert first.level == "ok" and "on node7" in first.found

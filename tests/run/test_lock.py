@@ -221,7 +221,7 @@ SAID: list[tuple[Callable[[], Identity], float, str, str]] = [
         me,
         3,
         "evaluating",
-        r"process \d+ on host \S+: evaluating gpt iteration 2000 \(mmlu\), last sign of life 3 s ago",
+        r"process \d+ on host \S+: evaluating gpt iteration 2000 \(mmlu\), last sign of life [3-9] s ago",
     ),
     (me, 600, "evaluating", r"no sign of life since .*, 10 min ago: .* was evaluating gpt iteration 2000 \(mmlu\)$"),
     (
@@ -235,7 +235,7 @@ SAID: list[tuple[Callable[[], Identity], float, str, str]] = [
         lambda: replace(me(), host="node17"),
         30,
         "idle",
-        r"process \d+ on host node17: idle .*last sign of life 30 s ago",
+        r"process \d+ on host node17: idle .*last sign of life 3\d s ago",
     ),
 ]
 

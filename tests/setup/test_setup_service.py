@@ -139,7 +139,7 @@ export XDG_RUNTIME_DIR=/run/user/0
 /lib/systemd/systemd --user --log-target=console --unit=basic.target >"$HOME/systemd.log" 2>&1 &
 manager=$!
 trap 'kill $manager; wait $manager || true' EXIT
-for _ in $(seq 100); do systemctl --user is-active -q basic.target && break; sleep 0.1; done
+for _ in $(seq 600); do systemctl --user is-active -q basic.target && break; sleep 0.1; done
 bash -e "$HOME/steps.sh"
 """
 STEPS = """
@@ -151,7 +151,7 @@ systemctl --user start autoeval-tiny-gpt2
 wait_for "watching"
 first=$(pid)
 kill -9 "$first"; : > "$log"
-for _ in $(seq 300); do second=$(pid); [ "$second" != 0 ] && [ "$second" != "$first" ] && break; sleep 0.1; done
+for _ in $(seq 600); do second=$(pid); [ "$second" != 0 ] && [ "$second" != "$first" ] && break; sleep 0.1; done
 wait_for "watching"
 echo "restarted $([ "$first" != "$second" ] && echo yes)"
 systemctl --user stop autoeval-tiny-gpt2
