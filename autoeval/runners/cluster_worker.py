@@ -308,7 +308,9 @@ class ClusterWorker:
             if time.monotonic() - part.silent_since > SILENT_END_SECONDS:
                 self._on_death(batch, part, "ended without a word", again=True)
         else:
-            self._on_death(batch, part, end.why or f"ended with code {end.code}", again=end.again)
+            # Cancelled, and to be tried again: by nobody, but with the daemon that had submitted it.
+            nobody = state.name == "CANCELLED" and end.again
+            self._on_death(batch, part, end.why or f"ended with code {end.code}", again=end.again, counts=not nobody)
 
     def _end_what_hangs(self) -> None:
         for batch in self._batches:
@@ -320,17 +322,20 @@ class ClusterWorker:
                     self._books.stop(part, self._place_of(batch))
                     self._look_soon()
 
-    def _on_death(self, batch: Batch, part: Part, why: str, *, again: bool) -> None:
-        """A job ended before its work: what was running is to blame, what was not begun goes on elsewhere."""
+    def _on_death(self, batch: Batch, part: Part, why: str, *, again: bool, counts: bool = True) -> None:
+        """A job ended before its work: what was running is to blame, if that ``counts``; what was not begun goes on
+        elsewhere."""
         part.ended = True
         current = self._round
         if current is None or not current.has(batch):
             return
         attempts, place = self._limits.attempts, self._place_of(batch)
-        times, worn_out = count_death(current, part, attempts, int(place.options.get("max_num_workers", 1)))
-        step = step_of(part)
+        step, times, worn_out = step_of(part), 0, False
+        if counts:
+            times, worn_out = count_death(current, part, attempts, int(place.options.get("max_num_workers", 1)))
         error = f"job {part.member.element}: {why} during '{step}' ({times} times; log: {part.member.log})"
-        logger.error("%s iteration %d: %s", self._model, current.plan.checkpoint.iteration, error)
+        level = logging.ERROR if counts else logging.INFO
+        logger.log(level, "%s iteration %d: %s", self._model, current.plan.checkpoint.iteration, error)
         if batch.stage == "evaluate":
             after = after_death(current, batch, part, again=again, worn_out=worn_out)
         else:

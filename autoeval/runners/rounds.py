@@ -8,8 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from autoeval.runners.parts import Batch, Part
+from autoeval.runners.progress import CONVERT
 from autoeval.tasks.plan import EvaluationPlan
 from autoeval.tasks.shares import ShareFiles
+
+START = "start"  # the step of a job of which nothing was heard
 
 
 @dataclass(eq=False)
@@ -64,18 +67,20 @@ class Aftermath:
 
 def step_of(part: Part) -> str:
     """What a job was at, as far as it has told."""
-    return part.progress.step if part.progress else "start"
+    return part.progress.step if part.progress else START
 
 
 def count_death(current: Round, part: Part, attempts: int, slots: int) -> tuple[int, bool]:
     """How often jobs have died where ``part`` has now, and whether that is too often.
 
     A share may be begun as often as a task; all shares of a task together as often as one task in each of the ``slots``: a
-    task of which every share kills its job is not tried with all of them.
+    task of which every share kills its job is not tried with all of them. So may the loading of the model: a node that is
+    lost takes all the jobs that load there with it, and that is one failure and not as many.
     """
     step = step_of(part)
     current.deaths[step] += 1
-    worn_out = current.deaths[step] >= attempts
+    loads = part.order.stage == "evaluate" and step in (START, CONVERT)
+    worn_out = current.deaths[step] >= attempts * (slots if loads else 1)
     if part.progress is not None and part.progress.share:
         whole = f"shares of {part.progress.running[0]}"
         current.deaths[whole] += 1

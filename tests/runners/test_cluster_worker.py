@@ -123,6 +123,35 @@ def test_what_is_no_fault_of_the_task_is_tried_again(world: World, name: str) ->
     worker.close()
 
 
+@pytest.mark.parametrize("heard", [True, False])
+@pytest.mark.parametrize(
+    ("end", "attempts"),
+    [
+        (JobState("ended", "NODE_FAIL", again=True), 2),
+        (JobState("ended", "CANCELLED", "who submitted it has ended", again=True), 1),  # which is no fault of anything
+    ],
+)
+def test_jobs_that_are_lost_together_while_they_load_are_one_failure(
+    world: World, end: JobState, attempts: int, heard: bool
+) -> None:
+    both = threading.Barrier(2)
+
+    def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
+        if job > 1:
+            return good(order, emit, claims, job)
+        if heard:
+            emit("ready", pid=1, host="h")
+        both.wait(90)
+        return end
+
+    jobs = Jobs(script)
+    worker = world.worker(jobs, Limits(attempts=attempts))
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_done"
+    assert world.tasks() == list(TASKS) and not world.tasks("task_failed")
+    worker.close()
+
+
 def test_a_job_that_somebody_cancels_is_not_tried_again(world: World) -> None:
     def script(order: Order, emit: EventFile, claims: Claims, _job: int) -> JobState:
         emit("ready", pid=1, host="h")
