@@ -164,6 +164,7 @@ class _Round:
     ) -> None:
         self._plan, self._model, self._preparation, self._emit = plan, model, preparation, emit
         self._take = take
+        self._of_no_use: set[str] = set()  # tasks of which a share has failed
 
     def run(self, groups: Iterator[list[Any]]) -> None:
         for whole in groups:
@@ -185,7 +186,7 @@ class _Round:
     def share(self, shared: SharedTask, name: str) -> None:
         """One share of a task, unless it is there or another process has it; then the task, if it was the last."""
         task = shared.work
-        if not shared.is_left(name) or not self._take(name):
+        if task.name in self._of_no_use or not shared.is_left(name) or not self._take(name):
             return
         self._share_started(task, name)
         with log_file(self._plan.log_path(task.name)):
@@ -196,7 +197,8 @@ class _Round:
             except CheckpointChanged:
                 raise
             except Exception as error:
-                for other in [*shared.cut.names, task.name]:  # nobody need begin what is of no use any more
+                self._of_no_use.add(task.name)
+                for other in [*shared.cut.names, task.name]:  # nobody need begin them any more
                     self._take(other)
                 self._failed(task, error)
                 return

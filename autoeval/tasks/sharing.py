@@ -22,14 +22,9 @@ from autoeval.tasks.shares import Cut, ShareFiles
 from autoeval.tasks.work import Outcome, Work, existing_result, run_helm
 from recorder.files import write_json
 
-# Of a task's cost: what adds up, over shares. Others are of the joined task.
-_ADDED = frozenset(
-    {
-        *("prompt_tokens", "unique_tokens", "computed_tokens", "generated_tokens"),
-        *("seconds", "wall_seconds", "device_seconds"),
-        *("runs", "runs_reused", "max_tokens_capped", "prompts_reused", "runs_asked_together"),
-    }
-)
+# Of a task's cost: what does not add up over shares. Means of a benchmark's prompts are found anew for the joined one.
+_MEANS = frozenset({"num_train_instances", "prompt_truncated"})
+_NOT_ADDED = _MEANS | {"tokens_per_second", "peak_memory_bytes"}
 
 
 class SharedTask:
@@ -79,7 +74,7 @@ class SharedTask:
         else:
             outcome = self._scored(contents)
         cost = joined_cost([content["cost"] for content in contents], time.perf_counter() - started)
-        outcome = dataclasses.replace(outcome, cost={k: v for k, v in outcome.cost.items() if k not in _ADDED})
+        outcome = dataclasses.replace(outcome, cost={k: v for k, v in outcome.cost.items() if k in _MEANS})
         return outcome, cost
 
     def _asked(self, items: Sequence[int], model: Any) -> tuple[list[dict[str, Any]], dict[str, float]]:
@@ -138,7 +133,7 @@ class SharedTask:
 def joined_cost(costs: Sequence[Mapping[str, float]], seconds: float) -> dict[str, float]:
     """The cost of a task from those of its shares, and the ``seconds`` that joining took: sums, but of memory the most and
     the rate of all. ``shares``: how many there were."""
-    total = {name: round(sum(cost[name] for cost in costs), 6) for name in costs[0] if name in _ADDED}
+    total = {name: round(sum(cost[name] for cost in costs), 6) for name in costs[0] if name not in _NOT_ADDED}
     total["wall_seconds"] = round(total["wall_seconds"] + seconds, 6)
     rate = total["computed_tokens"] / total["seconds"] if total["seconds"] > 0 else 0.0
     most = max(cost["peak_memory_bytes"] for cost in costs)

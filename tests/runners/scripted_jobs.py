@@ -22,7 +22,7 @@ from autoeval.tasks.claims import Claims
 from autoeval.tasks.events import EventFile
 from autoeval.tasks.order import Order, load_order
 from autoeval.tasks.plan import EvaluationPlan, IclPlan, TaskPlan, save_plan
-from autoeval.tasks.shares import Dealt
+from autoeval.tasks.shares import Cut, Dealt, ShareFiles
 from recorder.files import write_json
 from recorder.ledger import Ledger
 from recorder.results import CheckpointRef, Score, TaskResult, write_result
@@ -106,9 +106,12 @@ class Jobs:
         return self.keys.get(key)
 
 
-def finish(order: Order, emit: EventFile, task: str) -> None:
+def finish(order: Order, emit: EventFile, task: str, share: str = "") -> None:
     version = dict(order.plan.expected)[task]
-    emit("task_started", task=task, version=version, log="l")
+    if share:
+        emit("share_started", task=task, version=version, share=share, log="l")
+    else:
+        emit("task_started", task=task, version=version, log="l")
     write_result(
         order.plan.result_path(task),
         TaskResult(
@@ -116,6 +119,35 @@ def finish(order: Order, emit: EventFile, task: str) -> None:
         ),
     )
     emit("task_done", task=task, version=version, result=str(order.plan.result_path(task)))
+
+
+def sharing(
+    order: Order, emit: EventFile, claims: Claims, _job: int, before: Callable[[str], JobState | None] = lambda _: None
+) -> JobState:
+    """What a part does, as ``Evaluator.evaluate_part``; ``before`` is asked when a step was claimed, and may be its end."""
+    emit("ready", pid=1, host="h")
+    emit("loaded", seconds=2.0)
+    versions = dict(order.plan.expected)
+    shares = {name: (cut, number) for cut in order.cuts for number, name in enumerate(cut.names)}
+    for step in [*order.mine, *order.turns, *(cut.task for cut in order.cuts)]:
+        task = shares[step][0].task if step in shares else step
+        files = ShareFiles(order.plan, task, versions[task])
+        cut = next((one for one in order.cuts if one.task == task), None)
+        if order.plan.result_path(task).exists() or (cut and step == task and files.left(cut)):
+            continue
+        if (step in shares and files.path(shares[step][1]).exists()) or not claims.take(step):
+            continue
+        if step in shares:
+            emit("share_started", task=task, version="v1", share=step, log="l")
+        if (end := before(step)) is not None:
+            return end
+        if step in shares:
+            write_json(files.path(shares[step][1]), {})
+            emit("share_done", task=task, share=step)
+        else:
+            finish(order, emit, task, f"{task} (all shares)" if cut else "")
+    emit("checkpoint_done")
+    return DONE
 
 
 def good(order: Order, emit: EventFile, claims: Claims, _job: int) -> JobState:
@@ -156,8 +188,15 @@ class World:
         self.events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self.told: list[dict[str, Any]] = []
 
-    def worker(self, jobs: Jobs, limits: Limits | None = None, shares: int = 2, **options: Any) -> ClusterWorker:
+    def worker(
+        self, jobs: Jobs, limits: Limits | None = None, shares: int = 2, cut: Cut | None = None, **options: Any
+    ) -> ClusterWorker:
+        """``shares``: how many parts there are. The task of ``cut`` is dealt out in shares."""
+
         def deal(_plan: EvaluationPlan, names: Any) -> Dealt:
+            if cut is not None and cut.task in names:
+                steps = [*(name for name in names if name != cut.task), *cut.names]
+                return Dealt(tuple(tuple(steps[number::shares]) for number in range(shares)), (cut,), tuple(steps))
             return Dealt(tuple(part for number in range(shares) if (part := tuple(names[number::shares]))))
 
         place = Place({"type": "slurm", "max_num_workers": shares, **options}, lambda _: jobs)
