@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from autoeval.models.kernels import attention, attention_and_total
+from autoeval.models.last_layer import Pair, Wanted
+from autoeval.models.masks import Masks, some_rows
 from autoeval.models.packed import Packed
 from autoeval.models.stems import Stem
 
@@ -66,20 +68,17 @@ class Part:
     slots: tuple[Slot, ...] = ()
 
 
-_Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
-
-
 @dataclass
 class _Layer:
     """Keys and values of one layer: ``path`` [1, heads, time, d], by room ``slots`` [slots, heads, room, d], and by
     number ``stems`` [1, heads, length, d].
     """
 
-    path: _Pair
-    slots: dict[int, _Pair]
-    stems: dict[int, _Pair] = field(default_factory=dict)
+    path: Pair
+    slots: dict[int, Pair]
+    stems: dict[int, Pair] = field(default_factory=dict)
 
-    def keep(self, slot: Slot, end: int, whole: _Pair | None = None) -> None:
+    def keep(self, slot: Slot, end: int, whole: Pair | None = None) -> None:
         """The path of ``end`` tokens (or ``whole``, another one) goes to ``slot``, and its stem is kept if this is its
         first text."""
         pair = self.path if whole is None else whole
@@ -109,7 +108,8 @@ class State:
     parts: Sequence[Part] = ()
     growing: Sequence[tuple[int, torch.Tensor]] = ()
     stemmed: Sequence[tuple[int, torch.Tensor]] = ()
-    _masks: dict[Any, torch.Tensor] = field(default_factory=dict)
+    wanted: Wanted | None = None  # while the last layer is called for some tokens only
+    _masks: Masks = field(default_factory=Masks)
     _plan: Packed | None = None
 
     def begin(
@@ -124,7 +124,7 @@ class State:
         stem, which of the growing texts have it [texts], ascending).
         """
         self.parts, self.growing, self.stemmed = parts, growing, stemmed
-        self._masks = {}
+        self._masks = Masks()
         self._plan = None
         if self.packed and parts:
             ends = frozenset(number for number, part in enumerate(parts) if part.slots)
@@ -157,27 +157,43 @@ class State:
         softcap: float | None,
     ) -> torch.Tensor:
         """``query`` [1, heads, tokens, d], ``key`` and ``value`` [1, key heads, tokens, d] -> [1, tokens, heads, d]."""
+        if self.wanted is not None:
+            key, value = self.wanted.pair(module, key, value)
         layer = self._layer(module, key, value, window)
         output = query.new_empty((1, query.shape[2], query.shape[1], value.shape[3]))
         if self._plan is not None:
-            new, keys, values = (one[:, :, : self._plan.tokens] for one in (query, key, value))
-            packed = self._attend_packed(self._plan, layer, new, keys, values, (scaling, window, softcap))
-            output[:, : self._plan.tokens] = packed.transpose(1, 2)
+            self._attend_packed(self._plan, layer, query, key, value, output, (scaling, window, softcap))
         for number, part in enumerate(self.parts if self._plan is None else ()):
-            here, end = slice(part.start, part.start + part.length), part.depth + part.length
-            for path, new in zip(layer.path, (key, value), strict=True):
-                path[:, :, part.depth : end] = new[:, :, here]
-            low = 0 if window is None else max(0, part.depth - window + 1)
-            groups = query.shape[1] // key.shape[1]
-            mask = self._triangle(number, part.depth - low, part.length, window, groups, query)
-            keys, values = (path[:, :, low:end] for path in layer.path)
-            seen = attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
-            output[:, here] = seen.transpose(1, 2)
+            new, end = slice(part.start, part.start + part.length), part.depth + part.length
+            for path, given in zip(layer.path, (key, value), strict=True):
+                path[:, :, part.depth : end] = given[:, :, new]
+            here, low, high, mask = self._view(number, part, window, query, query.shape[1] // key.shape[1])
+            if here.stop > here.start:
+                keys, values = (path[:, :, low:high] for path in layer.path)
+                seen = attention(query[:, :, here], keys, values, mask, scaling, softcap, causal=not part.depth)
+                output[:, here] = seen.transpose(1, 2)
             for slot in part.slots:
                 layer.keep(slot, end)
         if self.growing:
-            self._attend_growing(layer, query, key, value, output, scaling, window, softcap)
+            many = sum(len(lengths) for _, lengths in self.growing)
+            query, key, value = (one[:, :, -many:] for one in (query, key, value))
+            self._attend_growing(layer, query, key, value, output[:, -many:], scaling, window, softcap)
         return output
+
+    def _view(
+        self, number: int, part: Part, window: int | None, query: torch.Tensor, groups: int
+    ) -> tuple[slice, int, int, torch.Tensor | None]:
+        """Which queries are of ``part``, the first and last (excluded) token of the path that they see, and their mask."""
+        if self.wanted is None:
+            low = 0 if window is None else max(0, part.depth - window + 1)
+            mask = self._masks.triangle(number, part.depth - low, part.length, window, groups, query)
+            return slice(part.start, part.start + part.length), low, part.depth + part.length, mask
+        here, places = self.wanted.within(part.start, part.length)
+        if not len(places):
+            return here, 0, 0, None
+        places += part.depth
+        low = 0 if window is None else max(0, int(places[0]) - window + 1)
+        return here, low, int(places[-1]) + 1, some_rows(places, low, window, groups, query)
 
     def _attend_packed(
         self,
@@ -186,14 +202,25 @@ class State:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
+        output: torch.Tensor,
         options: tuple[float | None, int | None, float | None],
-    ) -> torch.Tensor:
-        """All parts at once, then what they leave: slots, and the path."""
+    ) -> None:
+        """All parts at once into ``output``, then what they leave: slots, and the path."""
+        key, value = (one[:, :, : plan.tokens] for one in (key, value))
         keys, values = (
             torch.cat([path[:, :, : plan.old], new], dim=2) for path, new in zip(layer.path, (key, value), strict=True)
         )
         scaling, window, softcap = options
-        seen = plan.attend(query, keys, values, window, scaling, softcap)
+        if self.wanted is None:
+            seen = plan.attend(query[:, :, : plan.tokens], keys, values, window, scaling, softcap)
+            output[:, : plan.tokens] = seen.transpose(1, 2)
+        else:  # the plan is of all tokens
+            here, places = self.wanted.within(0, plan.tokens)
+            there = torch.from_numpy(places).to(query.device)
+            spread = query.new_zeros((*query.shape[:2], plan.tokens, query.shape[3]))
+            spread[:, :, there] = query[:, :, here]
+            seen = plan.attend(spread, keys, values, window, scaling, softcap)
+            output[:, here] = seen[:, :, there].transpose(1, 2)
         for number, part in enumerate(self.parts):
             if part.slots:
                 there = torch.from_numpy(plan.paths[number]).to(keys.device)
@@ -204,7 +231,6 @@ class State:
         there = torch.from_numpy(plan.final[low:]).to(keys.device)
         for path, both in zip(layer.path, (keys, values), strict=True):
             path[:, :, low : len(plan.final)] = both[:, :, there]
-        return seen
 
     def _attend_growing(
         self,
@@ -218,7 +244,7 @@ class State:
         softcap: float | None,
     ) -> None:
         """The newest tokens of the growing texts: on their slots, then joined with what their stems give."""
-        first = start = sum(part.length for part in self.parts)
+        start = 0
         totals = []
         for room, given in self.growing:
             lengths = given.to(query.device)  # of the layer: a model may lie on several devices
@@ -226,7 +252,7 @@ class State:
             query_, key_, value_ = (one[0, :, here].transpose(0, 1)[:, :, None] for one in (query, key, value))
             for kept, new in zip(layer.slots[room], (key_, value_), strict=True):
                 kept[torch.arange(len(lengths), device=kept.device), :, lengths] = new[:, :, 0]
-            mask = self._grown(room, lengths, window, query.dtype)
+            mask = self._masks.grown(room, lengths, window, query.dtype)
             keys, values = (kept[: len(lengths), :, : mask.shape[-1]] for kept in layer.slots[room])
             if not self.stemmed:
                 output[0, here] = attention(query_, keys, values, mask, scaling, softcap)[:, :, 0]
@@ -239,23 +265,9 @@ class State:
         log_total = torch.cat(totals)  # [texts, heads]
         for stem, given in self.stemmed:
             texts = given.to(query.device)
-            here_ = texts + first
-            seen, above = attention_and_total(query[:, :, here_], *layer.stems[stem], None, scaling, softcap)
+            seen, above = attention_and_total(query[:, :, texts], *layer.stems[stem], None, scaling, softcap)
             share = torch.sigmoid(above[0].T - log_total[texts])[:, :, None].to(output.dtype)
-            output[0, here_] = torch.lerp(output[0, here_], seen[0].transpose(0, 1), share)
-
-    def _grown(self, room: int, lengths: torch.Tensor, window: int | None, dtype: torch.dtype) -> torch.Tensor:
-        """What the newest token of each text sees, as ``_triangle``: [texts, 1, 1, longest]."""
-        key = (room, window, lengths.device, dtype)
-        mask = self._masks.get(key)
-        if mask is None:
-            places = torch.arange(int(lengths.max()) + 1, device=lengths.device)[None]
-            hidden = places > lengths[:, None]
-            if window is not None:
-                hidden |= places <= lengths[:, None] - window
-            mask = torch.zeros(hidden.shape, dtype=dtype, device=lengths.device).masked_fill_(hidden, -torch.inf)
-            mask = self._masks[key] = mask[:, None, None]
-        return mask
+            output[0, texts] = torch.lerp(output[0, texts], seen[0].transpose(0, 1), share)
 
     def _layer(self, module: Any, key: torch.Tensor, value: torch.Tensor, window: int | None) -> _Layer:
         layer = self.layers.get(id(module))
@@ -270,27 +282,6 @@ class State:
             layer = self.layers[id(module)] = _Layer(path, slots)
             self.windows.append(window)
         return layer
-
-    def _triangle(
-        self, number: int, above: int, length: int, window: int | None, groups: int, query: torch.Tensor
-    ) -> torch.Tensor | None:
-        """Which of ``above`` + ``length`` tokens each of the last ``length`` sees; none where all, or just causal.
-
-        As what is added to scores, 0 or -inf: what PyTorch would make of bools again in every layer.
-        """
-        if window is not None and above + length <= window:
-            window = None
-        if window is None and (length == 1 or (above == 0 and groups == 1)):
-            return None
-        key = (-1 - number, window, groups, query.device, query.dtype)
-        mask = self._masks.get(key)
-        if mask is None:
-            mask = query.new_full((length, above + length), -torch.inf).triu(above + 1)
-            if window is not None:
-                hidden = torch.ones(mask.shape, dtype=torch.bool, device=query.device).tril(above - window)
-                mask.masked_fill_(hidden, -torch.inf)
-            mask = self._masks[key] = mask.repeat(groups, 1) if groups > 1 else mask
-        return mask
 
 
 _STATE: ContextVar[State | None] = ContextVar("autoeval_attention_state", default=None)

@@ -11,7 +11,6 @@ import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from autoeval.models.attention import Part, Slot, State
 from autoeval.models.memory import slots_within, tokens_within
 from autoeval.models.network import Network
 from autoeval.models.projection import summarize
-from autoeval.models.scoring import count, halve, on, refuse_nan
+from autoeval.models.scoring import count, halve, refuse_nan
 from autoeval.models.stems import Stem, stems_of
 from autoeval.models.text import Row, append, pick
 from autoeval.models.trie import Segment, Walk, key_of
@@ -120,10 +119,12 @@ class _Batch:
             start += segment.length
             began += members
             last += [start - 1] * len(members)
-        hidden = self._forward(segments, parts, growing, kept)
-        wanted = np.array([*range(start, start + len(growing)), *last], dtype=np.int64)
+        ends, which = np.unique(np.array(last, dtype=np.int64), return_inverse=True)
+        wanted = np.concatenate([ends, np.arange(start, start + len(growing))])
+        hidden = self._forward(segments, parts, growing, kept, wanted)
         if len(wanted):
-            self._choose([text.row for text in (*growing, *began)], hidden[on(self.network, wanted)])
+            order = np.concatenate([np.arange(len(ends), len(wanted)), which])
+            self._choose([text.row for text in (*growing, *began)], hidden[self.network.place(order)])
             self._leave()
 
     def _admit(self, growing: int) -> list[Segment]:
@@ -156,9 +157,10 @@ class _Batch:
         parts: Sequence[Part],
         growing: Sequence[_Text],
         kept: Mapping[int, list[int]],
+        wanted: np.ndarray,
     ) -> torch.Tensor:
-        """The pass itself -> [tokens of ``segments``, then one of each of ``growing``; d]."""
-        device = partial(on, self.network)
+        """The pass itself -> [wanted, d] of the tokens of ``segments`` and then one of each of ``growing``."""
+        device = self.network.place
         ids, positions = self.walk.tokens(segments) if segments else (np.zeros(0, dtype=np.int64),) * 2
         stemmed: dict[int, list[int]] = {}
         for place, text in enumerate(growing):
@@ -173,7 +175,7 @@ class _Batch:
         own = np.array([text.kept + text.above for text in growing], dtype=np.int64)
         ids, positions = np.concatenate([ids, newest]), np.concatenate([positions, own])
         self.model.cost.computed_tokens += len(ids)
-        return self.network.walk(device(ids), device(positions), self.state)
+        return self.network.walk(device(ids), device(positions), self.state, wanted)
 
     def _choose(self, rows: Sequence[Row], hidden: torch.Tensor) -> None:
         """One more token of each of ``rows``; ``hidden`` [rows, d]."""

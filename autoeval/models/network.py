@@ -9,12 +9,15 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from autoeval.models.attention import Part, State, Unsupported, attending
+from autoeval.models.last_layer import MOST, LastLayer, last_layer_of
 
 logger = logging.getLogger(__name__)
 
@@ -67,12 +70,15 @@ class Network:
         self.shape = shape_of(model.config.get_text_config(), self.model.dtype.itemsize)
         self.windows: tuple[int | None, ...] = ()  # how far its layers look back, where it walks
         self.packed = False
+        self._last: LastLayer | None = None
         why = self._why_not_shared()
         if why is None and self.device.type == "cuda":
             self._try_packed()
         self.shares = why is None
+        name = type(model).__name__
+        if why is None and (all_of_it := self._why_all_of_the_last_layer()) is not None:
+            logger.debug("%s: its last layer is computed for every token: %s", name, all_of_it)
         if why is not None:
-            name = type(model).__name__
             logger.warning("%s: prefixes are computed again for every request, in plain batches: %s", name, why)
 
     def hidden(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -84,11 +90,29 @@ class Network:
             return self.model(input_ids=input_ids, use_cache=False).logits.to(self.device)
         return self._decoder(input_ids=input_ids, use_cache=False).last_hidden_state.to(self.device)
 
-    def walk(self, input_ids: torch.Tensor, positions: torch.Tensor, state: State) -> torch.Tensor:
-        """One pass over a trie: ``input_ids`` and ``positions`` [tokens], as ``state`` has been told -> [tokens, d]."""
-        with attending(self._configs, state):
+    def walk(
+        self, input_ids: torch.Tensor, positions: torch.Tensor, state: State, wanted: np.ndarray | None = None
+    ) -> torch.Tensor:
+        """One pass over a trie: ``input_ids`` and ``positions`` [tokens], as ``state`` has been told -> hidden states
+        [wanted, d] of the tokens ``wanted`` (ascending; none: all), and where these are few, the last layer of them only.
+        """
+        wanted = np.arange(len(input_ids)) if wanted is None else wanted
+        some: Any = nullcontext()
+        if self._last is not None and len(wanted) <= MOST * len(input_ids):
+            # At least one: its attention writes down what later passes see.
+            some = self._last.only(state, wanted if len(wanted) else np.array([len(input_ids) - 1]))
+        with attending(self._configs, state), some:
             output = self._decoder(input_ids=input_ids[None], position_ids=positions[None], use_cache=False)
-        return output.last_hidden_state[0].to(self.device)
+        hidden = output.last_hidden_state[0].to(self.device)
+        return hidden if len(wanted) == len(hidden) else hidden[self.place(wanted)]
+
+    def place(self, values: np.ndarray) -> torch.Tensor:
+        """``values`` on the model's device; to a GPU through pinned memory, so that nobody waits for the copy."""
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        # PyTorch's allocator keeps a pinned buffer until the copies from it are done.
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def step(
         self, input_ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache: Any
@@ -162,10 +186,9 @@ class Network:
             )
         if self.switches_rope:
             return "its rotary embedding depends on the length of the whole text (longrope)"
-        size = self.vocab_size
-        rows = [[one % size for one in row] for row in ((3, 1, 4, 1, 5, 9, 2), (3, 1, 4, 1, 6, 5), (3, 1, 4, 2, 7))]
         state = State(capacity=7, packed=self.packed)
         state.begin([Part(0, 0, 7), Part(7, 4, 2), Part(9, 3, 2)])
+        rows = self._few_rows()
         tokens = torch.tensor([*rows[0], *rows[1][4:], *rows[2][3:]], device=self.device)
         positions = torch.tensor([*range(7), 4, 5, 3, 4], device=self.device)
         try:
@@ -179,13 +202,52 @@ class Network:
         self.windows = tuple(state.windows)
         self.shape = replace(self.shape, cache_bytes=state.bytes_per_token())
         places = ([0, 1, 2, 3, 4, 5, 6], [0, 1, 2, 3, 7, 8], [0, 1, 2, 9, 10])
-        for row, here in zip(rows, places, strict=True):
-            plain = self.hidden(torch.tensor([row], device=self.device))[0].float()
-            scale = float(plain.abs().max())
-            exact = 1e-4 if walked.dtype == torch.float32 else 5e-2
-            if not torch.allclose(walked[here].float(), plain, rtol=0, atol=exact * scale):
-                return "a small trie gave other hidden states than plain rows"
+        if not all(self._is_plain(walked[here], row) for row, here in zip(rows, places, strict=True)):
+            return "a small trie gave other hidden states than plain rows"
+        self._attention = list(state.layers)[-1]
         return None
+
+    @torch.inference_mode()
+    def _why_all_of_the_last_layer(self) -> str | None:
+        """Why the last layer cannot be computed for some tokens only, from two passes of which some are asked for."""
+        if getattr(self.model, "hf_device_map", None) is not None:
+            return "its layers lie on several devices"
+        self._last = last_layer_of(self._decoder, self._attention)
+        if self._last is None:
+            return "the attention called last is in no list of layers"
+        rows = self._few_rows()
+        state = State(capacity=7, packed=self.packed)
+        state.begin([Part(0, 0, 7)])
+        try:
+            first = self.walk(*self._numbered(rows[0], 0), state, np.array([1, 3, 6]))
+            state.begin([Part(0, 4, 2), Part(2, 3, 2)])
+            ids, places = zip(self._numbered(rows[1], 4), self._numbered(rows[2], 3), strict=True)
+            then = self.walk(torch.cat(ids), torch.cat(places), state, np.array([1, 3]))
+        except (Unsupported, TypeError, RuntimeError, IndexError, AttributeError, KeyError) as error:
+            self._last = None
+            return str(error) or type(error).__name__
+        checks = [(first, rows[0], [1, 3, 6]), (then[:1], rows[1], [5]), (then[1:], rows[2], [4])]
+        if not all(self._is_plain(found, row, here) for found, row, here in checks):
+            self._last = None
+            return "some tokens of a small trie had other hidden states than in plain rows"
+        return None
+
+    def _few_rows(self) -> list[list[int]]:
+        """Three texts that begin alike, for a trial."""
+        texts = ((3, 1, 4, 1, 5, 9, 2), (3, 1, 4, 1, 6, 5), (3, 1, 4, 2, 7))
+        return [[one % self.vocab_size for one in text] for text in texts]
+
+    def _numbered(self, row: Sequence[int], first: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and positions of ``row`` from its token ``first`` on."""
+        ids = torch.tensor(row[first:], device=self.device)
+        return ids, torch.arange(first, len(row), device=self.device)
+
+    def _is_plain(self, found: torch.Tensor, row: Sequence[int], places: Sequence[int] | None = None) -> bool:
+        """Whether ``found`` are the hidden states of ``row`` by itself (at ``places``)."""
+        plain = self.hidden(torch.tensor([row], device=self.device))[0].float()
+        exact = (1e-4 if found.dtype == torch.float32 else 5e-2) * float(plain.abs().max())
+        here = plain if places is None else plain[list(places)]
+        return torch.allclose(found.float(), here, rtol=0, atol=exact)
 
 
 def _devices_of(model: Any) -> list[torch.device]:

@@ -114,11 +114,12 @@ def _score_walk(model: Any, network: Network, walk: Walk, questions: _Questions)
         try:
             if lost:  # a pass that failed has written over the path
                 for part in walk.path_to(done, model.batch_tokens):
-                    _pass(model, network, walk, [part], state)
+                    _pass(model, network, walk, [part], state, np.zeros(0, dtype=np.int64))
                 lost = False
-            hidden = _pass(model, network, walk, walk.segments(done, until), state)
             here = slice(*np.searchsorted(questions.places, [done, until]))
-            _answer(network, hidden, questions, here, questions.places[here] - done)
+            wanted, which = np.unique(questions.places[here] - done, return_inverse=True)
+            hidden = _pass(model, network, walk, walk.segments(done, until), state, wanted)
+            _answer(network, hidden, questions, here, which)
         except torch.OutOfMemoryError as error:
             halve(model, until - done, error)
             lost = True
@@ -126,12 +127,14 @@ def _score_walk(model: Any, network: Network, walk: Walk, questions: _Questions)
         done = until
 
 
-def _pass(model: Any, network: Network, walk: Walk, segments: Sequence[Segment], state: State) -> torch.Tensor:
-    """Compute ``segments`` -> hidden states [tokens, d]."""
+def _pass(
+    model: Any, network: Network, walk: Walk, segments: Sequence[Segment], state: State, wanted: np.ndarray
+) -> torch.Tensor:
+    """Compute ``segments`` -> hidden states [wanted, d] of those of its tokens."""
     tokens, positions = walk.tokens(segments)
     starts = np.cumsum([0, *(segment.length for segment in segments)]).tolist()
     state.begin([Part(at, one.depth, one.length) for at, one in zip(starts, segments, strict=False)])
-    hidden = network.walk(on(network, tokens), on(network, positions), state)
+    hidden = network.walk(network.place(tokens), network.place(positions), state, wanted)
     model.cost.computed_tokens += len(tokens)
     return hidden
 
@@ -157,33 +160,24 @@ def _score_batch(model: Any, network: Network, walk: Walk, numbers: Sequence[int
     inputs = np.zeros((len(numbers), length), dtype=np.int64)
     for line, number in enumerate(numbers):
         inputs[line, : len(walk.rows[number])] = walk.rows[number]
-    hidden = network.hidden(on(network, inputs)).flatten(0, 1)
+    hidden = network.hidden(network.place(inputs)).flatten(0, 1)
     model.cost.computed_tokens += inputs.size
     for line, number in enumerate(numbers):
         first, last = walk.starts[number : number + 2]
         here = slice(*np.searchsorted(questions.places, [first, last]))
-        _answer(network, hidden, questions, here, questions.places[here] - first + walk.shared[number] + line * length)
+        rows = questions.places[here] - first + walk.shared[number] + line * length
+        wanted, which = np.unique(rows, return_inverse=True)
+        _answer(network, hidden[network.place(wanted)], questions, here, which)
 
 
-def _answer(network: Network, hidden: torch.Tensor, questions: _Questions, here: slice, rows: np.ndarray) -> None:
-    """Answer ``questions[here]`` from ``rows`` (ascending) of ``hidden`` [tokens, d]."""
-    if not len(rows):
+def _answer(network: Network, hidden: torch.Tensor, questions: _Questions, here: slice, which: np.ndarray) -> None:
+    """Answer ``questions[here]``, each from the row ``which`` (ascending) of ``hidden`` [rows, d]."""
+    if not len(which):
         return
-    unique, inverse = np.unique(rows, return_inverse=True)
-    wanted = hidden if len(unique) == len(hidden) else hidden[on(network, unique)]
-    found = log_probabilities(network, wanted, on(network, inverse), on(network, questions.targets[here]))
+    found = log_probabilities(network, hidden, network.place(which), network.place(questions.targets[here]))
     logprobs, greedy = (values.cpu().numpy() for values in found)
     refuse_nan(logprobs)
     questions.logprobs[here], questions.greedy[here] = logprobs, greedy
-
-
-def on(network: Network, values: np.ndarray) -> torch.Tensor:
-    """``values`` on the model's device; to a GPU through pinned memory, so that nobody waits for the copy."""
-    tensor = torch.from_numpy(np.ascontiguousarray(values))
-    if network.device.type != "cuda":
-        return tensor.to(network.device)
-    # PyTorch's allocator keeps a pinned buffer until the copies from it are done.
-    return tensor.pin_memory().to(network.device, non_blocking=True)
 
 
 def halve(model: Any, tokens: int, error: torch.OutOfMemoryError) -> None:
