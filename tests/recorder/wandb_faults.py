@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import importlib
 import json
 import multiprocessing
@@ -25,6 +26,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -58,9 +60,9 @@ class _Zygote:
         os.close(answer)
         self._lines = os.fdopen(self._answers)
 
-    def begin(self, work_dir: Path, everything: bool, verify: bool) -> int:
-        """The id of a new publisher."""
-        os.write(self._asks, (json.dumps([str(work_dir), everything, verify]) + "\n").encode())
+    def begin(self, work_dir: Path, everything: bool, verify: bool, patience: float) -> int:
+        """The id of a new publisher, whose client waits for so many seconds."""
+        os.write(self._asks, (json.dumps([str(work_dir), everything, verify, patience]) + "\n").encode())
         return int(self._lines.readline())
 
     def end(self) -> int:
@@ -73,13 +75,11 @@ class _Zygote:
 
 
 def _serve(asked: Any, answer: int) -> None:
-    for name in PUBLISHER:
-        importlib.import_module(name)
     for line in asked:
-        work_dir, everything, verify = json.loads(line)
+        work_dir, everything, verify, patience = json.loads(line)
         pid = os.fork()
         if pid == 0:
-            _publish(Path(work_dir), everything, verify)
+            _publish(Path(work_dir), everything, verify, patience)
         os.write(answer, f"{pid}\n".encode())
         _, status = os.waitpid(pid, 0)
         os.write(answer, f"{os.waitstatus_to_exitcode(status)}\n".encode())
@@ -98,7 +98,7 @@ def _outcome(work_dir: Path, settings: Any, everything: bool, verify: bool) -> A
         return Publisher(ledger, work_dir, settings.wandb, verify=verify).publish_checkpoints()
 
 
-def _publish(work_dir: Path, everything: bool, verify: bool) -> None:
+def _publish(work_dir: Path, everything: bool, verify: bool, patience: float) -> None:
     from recorder import publishing, refresh, wandb_client, wandb_delivery, watchdog
 
     code = 4
@@ -106,8 +106,8 @@ def _publish(work_dir: Path, everything: bool, verify: bool) -> None:
         sys.stderr = (work_dir / "publisher.log").open("a")
         os.dup2(sys.stderr.fileno(), 2)
         sys.__stderr__ = sys.stderr  # where the watchdog writes
-        wandb_client.INIT_SECONDS = wandb_client.FINISH_SECONDS = 4.0
-        watchdog.STEP_SECONDS, publishing.LOCK_SECONDS = 40.0, 60.0
+        wandb_client.INIT_SECONDS = wandb_client.FINISH_SECONDS = patience
+        watchdog.STEP_SECONDS, publishing.LOCK_SECONDS = 10 * patience, 60.0
         wandb_delivery.SERVER_SHOWS_AFTER = (0.0, 0.05, 0.2)
         settings = refresh.read_settings(work_dir / "settings.json")
         with watchdog.watched():
@@ -199,17 +199,18 @@ class _Schedule:
         self.server.fault = lambda channel, count: None
         self.server.backend.stale_reads = 0
 
-    def _publish(self, verify: bool = False) -> int:
+    def _publish(self, verify: bool = False, patience: float = 4.0) -> int:
         self.result.attempts += 1
-        self.pid = self.zygote.begin(self.world.path, self.everything, verify)
+        self.pid = self.zygote.begin(self.world.path, self.everything, verify, patience)
         return self.zygote.end()
 
     def _attempt_without_faults(self) -> None:
         """The first may find out that a former attempt's rows are not there. A run that was deleted when nothing was
-        due any more is noticed by who looks at everything, as ``--sync-wandb`` does."""
-        statuses = [self._publish() for _ in range(2)]
+        due any more is noticed by who looks at everything, as ``--sync-wandb`` does. With the patience that publishers
+        have: on a busy machine less would be a fault."""
+        statuses = [self._publish(patience=30.0) for _ in range(2)]
         if self.deleted:
-            statuses.append(self._publish(verify=True))
+            statuses.append(self._publish(verify=True, patience=30.0))
         if statuses[-1] != DONE:
             log = (self.world.path / "publisher.log").read_text().splitlines()
             self.result.wrong.append(f"the last attempts ended with {statuses}: {log[-2:]}")
@@ -274,8 +275,15 @@ class _Schedule:
         """A quiet moment."""
 
 
+def _import() -> None:
+    for name in PUBLISHER:
+        importlib.import_module(name)
+    gc.freeze()  # no process that is forked from this one looks through all of it again
+
+
 def run_schedules(seeds: Sequence[int]) -> Iterator[Result]:
     """Each schedule has its own work directory and server; one zygote serves all."""
+    _import()
     home = Path(tempfile.mkdtemp(prefix="wandb-faults-"))
     zygote = _Zygote(home)
     try:
@@ -300,7 +308,14 @@ def _run_all(seeds: Sequence[int]) -> list[Result]:
 def in_parallel(seeds: Sequence[int], jobs: int) -> list[Result]:
     """Attempts wait more than they compute, so several schedules at once are worth it even on two cores."""
     shares = [list(seeds[start::jobs]) for start in range(jobs)]
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+        return alone.submit(_forked, shares).result()
+
+
+def _forked(shares: Sequence[Sequence[int]]) -> list[Result]:
+    """In a process with one thread: each share has a process of its own, in which all is imported already."""
+    _import()
+    with multiprocessing.get_context("fork").Pool(len(shares)) as pool:
         return [result for results in pool.map(_run_all, shares, chunksize=1) for result in results]
 
 
