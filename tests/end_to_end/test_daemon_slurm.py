@@ -7,6 +7,7 @@ import shutil
 import signal
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.end_to_end.daemon_world import (
     states,
     wait_for,
 )
+from tests.end_to_end.shares_world import all_shares, make_long, told_of_shares
 from tests.pace import Pace
 from tests.runners.conftest import Cluster, start
 
@@ -66,6 +68,7 @@ def test_killed_in_the_middle_and_the_controller_away_every_job_runs_once(
     here = make_project(tmp_path / "here")
     project = make_project(tmp_path / "cluster", CONFIG + f"  runner: {SLURM}\n")
     for one in (here, project):
+        make_long(one)
         deliver(models, one, 100, 300)
     assert run(here).returncode == 0
     with started(project) as daemon:
@@ -91,6 +94,10 @@ def test_killed_in_the_middle_and_the_controller_away_every_job_runs_once(
         assert told.count("ready") == 1
     results = list(project.glob("out/tiny-gpt2/iter_*/results/*/*.json"))
     assert len(results) == 4
+    for iteration in (100, 300):
+        joined = Counter(f"{task} (all shares)" for task in ("first", "second"))
+        assert told_of_shares(project, "share_done", iteration) == Counter(all_shares())
+        assert told_of_shares(project, "share_started", iteration) == Counter(all_shares()) + joined
 
 
 def test_ctrl_c_cancels_and_detach_leaves(slurm: Cluster, models: Path, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.daemon_world import CONFIG, deliver, make_project, run, scores, started, states, wait_for
+from tests.end_to_end.shares_world import all_shares, make_long, told_of_shares
 from tests.runners.dlc_service import DlcService
 from tests.tiny_models import save_tiny_model
 
@@ -87,13 +88,24 @@ def test_on_ray_and_on_dlc_the_scores_are_the_same(
 
 
 def test_jobs_in_slots_that_ended_with_a_killed_daemon_are_begun_again(models: Path, tmp_path: Path) -> None:
-    project = make_project(tmp_path, CONFIG + "  runner: {type: local, max_num_workers: 2, num_gpus: 0, retry: 1}\n")
-    deliver(models, project, 300)
+    """The daemon is killed when some shares of tasks are there: these are kept, and the result is that of one process."""
+    here = make_project(tmp_path / "here")
+    slots = "  runner: {type: local, max_num_workers: 2, num_gpus: 0, retry: 1}\n"
+    project = make_project(tmp_path / "slots", CONFIG + slots)
+    for one in (here, project):
+        make_long(one)
+        deliver(models, one, 300)
     with started(project) as daemon:
-        wait_for(lambda: any((project / "out").rglob("part*.events.jsonl")))
+        wait_for(lambda: bool(told_of_shares(project, "share_done")))
         daemon.kill()
     ended = run(project)
     assert ended.returncode == 0, ended.stderr
-    assert states(project) == {300: "recorded"} and len(scores(project)) == 2
+    assert states(project) == {300: "recorded"}
     assert "is taken up again" in ended.stderr and "who submitted it has ended" in ended.stderr
     assert {row[3] for row in jobs(project)} == {"ended"}
+    done, begun = told_of_shares(project, "share_done"), told_of_shares(project, "share_started")
+    assert set(done) <= set(all_shares()) <= set(begun) and set(done.values()) == {1}  # none twice
+    assert len(done) >= len(all_shares()) - 2  # a job may have been killed between a share's file and telling of it
+    assert run(here).returncode == 0 and not told_of_shares(here, "share_started")
+    assert scores(project) == scores(here) and len(scores(here)) == 2
+    assert not list((project / "out").rglob("share*.json"))
