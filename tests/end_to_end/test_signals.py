@@ -205,8 +205,9 @@ def test_status_tells_a_daemon_that_is_gone(project: Path) -> None:
             command(project, "--status"), cwd=HOME, capture_output=True, text=True, timeout=60, check=True
         ).stdout
 
+    beating = project / "out" / "heartbeat.json"
     with started(project) as daemon:
-        wait_for(lambda: (project / "out" / "ledger.sqlite").exists())
+        wait_for(lambda: beating.exists() and json.loads(beating.read_text())["state"] == "idle")
         assert f"daemon: process {daemon.pid} on host {socket.gethostname()}: idle, last sign of life" in status()
         daemon.kill()
         daemon.wait()

@@ -18,6 +18,7 @@ from recorder.report import build_report
 from recorder.results import CheckpointRef, Item, Score, TaskResult
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+PATIENCE = 90.0  # seconds for a browser on a busy machine
 BASELINES = [
     Baseline("gpt2-124m", 10.0, {"choice.acc": 0.31, "copy.exact_match": 0.25}, "a paper, table 2"),
     Baseline("evil <img src=x onerror=alert(1)>", 300.0, {"choice.acc": 0.52, "copy.exact_match": 0.6}, '"quoted"'),
@@ -55,6 +56,7 @@ class Reader:
 
     def __init__(self, page: Any):
         self.page = page
+        page.set_default_timeout(PATIENCE * 1000)
         self.complaints: list[str] = []
         page.on("console", lambda m: self.complaints.append(m.text) if m.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -68,7 +70,7 @@ class Reader:
         self.until("document.documentElement.dataset.drawn !== undefined")
         return self
 
-    def until(self, expression: str, seconds: float = 90.0) -> None:
+    def until(self, expression: str, seconds: float = PATIENCE) -> None:
         """Wait for it to be true. The page's own policy forbids what Playwright's wait_for_function would do."""
         end = time.monotonic() + seconds
         while not self.page.evaluate(f"() => Boolean({expression})"):
@@ -92,7 +94,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        started = playwright.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"], timeout=PATIENCE * 1000
+        )
         try:
             yield started
         finally:

@@ -28,7 +28,12 @@ class Cluster:
         assert done.returncode == 0, done.stdout + done.stderr
 
     def call(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+        """What it says. A controller that is busy may be asked again, but not to start something."""
+        for _ in range(5):
+            done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+            if done.returncode == 0 or "timed out" not in done.stderr or command[0] in ("srun", "sbatch"):
+                break
+        assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def jobs(self) -> list[str]:

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.slow
 def cluster() -> Iterator[Any]:
     pytest.importorskip("ray", reason="Ray is not installed")
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    # The niceness is 15 by default: beside other tests they would hardly run at all.
+    os.environ.update({"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"})
     import ray
     from ray.cluster_utils import Cluster
 

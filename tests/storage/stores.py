@@ -18,6 +18,10 @@ HOME = Path(__file__).resolve().parents[2]
 ACCESS_KEY, SECRET_KEY = "AKIAEXAMPLEOFATEST77", "a-secret-that-must-not-be-written-anywhere"
 
 
+class Ended(Exception):
+    """By itself, with what it has said."""
+
+
 @dataclass
 class Server:
     """``pause`` and ``go_on`` stop the process and let it run: an endpoint that is down, or hangs."""
@@ -41,7 +45,9 @@ class Server:
         while True:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
                 return
-            assert self.process.poll() is None and time.monotonic() < deadline, self.log.read_text()
+            if self.process.poll() is not None:
+                raise Ended(self.log.read_text())
+            assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.05)
 
     def stop(self) -> None:
@@ -75,8 +81,13 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def running(log: Path) -> Iterator[Server]:
-    server = Server(free_port(), log)
-    server.start()
+    for _ in range(5):  # somebody else may have got the port in between
+        server = Server(free_port(), log)
+        with contextlib.suppress(Ended):
+            server.start()
+            break
+    else:
+        raise AssertionError(log.read_text())
     try:
         yield server
     finally:
