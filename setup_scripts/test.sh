@@ -57,6 +57,8 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TOKENIZERS_PARALLELISM=false
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 WANDB_MODE=${WANDB_MODE:-offline}
 
 python=$venv/bin/python
+# Once, not by each of the thousand programs that the tests start (Python may be told to keep nothing compiled).
+"$python" -m compileall -q autoeval recorder evaluator.py run.py
 say "ruff check";  "$python" -m ruff check .
 say "ruff format"; "$python" -m ruff format --check .
 say "mypy";        "$python" -m mypy autoeval recorder evaluator.py run.py
