@@ -3,95 +3,25 @@
 from __future__ import annotations
 
 import io
-import os
+import multiprocessing
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import megatron_saves
 import pytest
 from checkpoint_files import TRACKER, look, watcher, write
 
 from autoeval.checkpoints import SettleTimes, pinned, read_dcp_metadata, unchanged
-
-HOME = Path(__file__).resolve().parents[2]
-# One process: both layouts with an optimizer, then two asynchronous saves that wait at each step for a line of input.
-# Two processes: two pipeline stages, each with two virtual ones.
-SAVE = """
-import sys, torch
-from pathlib import Path
-from autoeval.convert import megatron_cpu as cpu, megatron_save
-root, rank, world = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-
-def main():
-    virtual = 2 if world == 2 else None
-    cpu.initialize(
-        pipeline_parallel=world, virtual_pipeline_parallel=virtual, rank=rank, world_size=world, store=root / "store"
-    )
-    arguments = cpu.gpt_args(
-        swiglu=True, hidden_size=64, ffn_hidden_size=96, num_layers=2 * world,
-        pipeline_model_parallel_size=world, virtual_pipeline_model_parallel_size=virtual,
-    )
-    model = [cpu.build_gpt(arguments, vp_stage=stage) for stage in range(2)] if virtual else cpu.build_gpt(arguments)
-    optimizer = None
-    if not virtual:
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter)
-        optimizer = torch.optim.AdamW(model.parameters())
-        optimizer.step()
-    megatron_save.save_torch_dist(root / "torch_dist", 2, model, arguments, optimizer)
-    megatron_save.save_legacy(root / "torch", 2, model, arguments, optimizer)
-    if "async" in sys.argv:
-        save_asynchronously(root / "async", model, arguments)
-
-def save_asynchronously(directory, model, arguments):
-    from megatron.core import dist_checkpointing
-    plain, requests = dist_checkpointing.save, []
-    dist_checkpointing.save = lambda *a, **k: requests.append(plain(*a, async_sharded_save=True, **k))
-    for iteration in (2, 4):
-        megatron_save.save_torch_dist(directory, iteration, model, arguments)
-    tracker = directory / "latest_checkpointed_iteration.txt"
-    tracker.unlink()
-    told("begun")
-    for request in requests:
-        given = list(request.async_fn_args)
-        if request.preload_fn:
-            given[1] = request.preload_fn()
-        request.async_fn(*given, **request.async_fn_kwargs)
-        told("written")
-    for iteration, request in zip((2, 4), requests):
-        for finalize in request.finalize_fns:
-            finalize()
-        told("marked")
-        tracker.write_text(str(iteration))
-        told("finished")
-
-def told(what):
-    print("AT", what, flush=True)
-    sys.stdin.readline()
-
-if __name__ == "__main__":
-    main()
-"""
-
-
-def saver(root: Path, rank: int, world: int, *more: str) -> subprocess.Popen[str]:
-    (root / "save.py").write_text(SAVE)
-    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(root / "save.py"), str(root), str(rank), str(world), *more]
-    return subprocess.Popen(
-        command, env=environment, cwd=root, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+from tests import forked
 
 
 def run(root: Path, world: int) -> Path:
     pytest.importorskip("megatron.core")
-    ranks = [saver(root, rank, world) for rank in range(world)]
-    output = [rank.communicate(timeout=180)[0] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), "\n".join(text[-3000:] for text in output)
+    said = [root / f"rank{rank}.txt" for rank in range(world)]
+    ranks = [forked.start(megatron_saves.save, root, rank, world, output=said[rank]) for rank in range(world)]
+    forked.finish(ranks, said)
     return root
 
 
@@ -156,24 +86,24 @@ def test_no_prefix_of_what_megatron_wrote_is_complete(
 @contextmanager
 def asynchronous(root: Path) -> Iterator[Iterator[str]]:
     """Steps of two asynchronous saves; each is over when it is told, the next begins when it is asked for."""
-    process = saver(root, 0, 1, "async")
-    output: list[str] = []
+    told, here = multiprocessing.Pipe()
+    process = forked.start(megatron_saves.save_asynchronously, root, here, output=root / "said.txt")
+    here.close()
 
     def steps() -> Iterator[str]:
-        assert process.stdout is not None and process.stdin is not None
-        for line in process.stdout:
-            output.append(line)
-            if line.startswith("AT "):
-                yield line.split()[1]
-                process.stdin.write("go\n")
-                process.stdin.flush()
+        while True:
+            try:
+                yield told.recv()
+            except EOFError:
+                return
+            told.send("go on")
 
     try:
         yield steps()
-        assert process.wait(60) == 0, "".join(output)[-3000:]
+        forked.finish([process], [root / "said.txt"])
     finally:
         process.kill()
-        process.communicate()
+        process.join()
 
 
 @pytest.mark.slow

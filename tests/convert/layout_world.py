@@ -1,13 +1,12 @@
 """Writes one model in every way that megatron-core 0.16.1 can, for tests of the readers.
 
-``python layout_world.py DIRECTORY`` writes ``DIRECTORY/CASE/VARIANT/iter_0000010`` for the cases and variants below.
-``python layout_world.py DIRECTORY RANK`` is one of two processes that shard the case's tensors with PyTorch's DTensor and
+``main(directory)`` writes ``directory/CASE/VARIANT/iter_0000010`` for the cases and variants below.
+``shard(directory, rank)`` is for each of two processes that shard the case's tensors with PyTorch's DTensor and
 save them with PyTorch's DCP under the keys of ``fsdp_dtensor``: Megatron-FSDP itself needs GPUs.
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -87,10 +86,3 @@ def shard(directory: Path, rank: int) -> None:
         content = {"model": state, "args": saved["args"], "iteration": 10, "checkpoint_version": 3.0}
         dcp.save(content, checkpoint_id=directory / case / "fsdp_dtensor" / "iter_0000010")
     torch.distributed.barrier()
-
-
-if __name__ == "__main__":  # megatron-core's writer processes import this file again
-    if len(sys.argv) == 2:
-        main(Path(sys.argv[1]))
-    else:
-        shard(Path(sys.argv[1]), int(sys.argv[2]))

@@ -1,12 +1,11 @@
 """One process of a Megatron world: builds real ``GPTModel``s, saves them in both layouts, keeps Megatron's own logits.
 
-``python megatron_world.py DIRECTORY WORLD RANK`` where WORLD names an entry of ``WORLDS``. For each case it writes
-``DIRECTORY/WORLD/CASE/{torch_dist,torch}/iter_0000010`` and ``DIRECTORY/WORLD/CASE/reference.pt``.
+``main(directory, name, rank)`` where ``name`` is an entry of ``WORLDS``. For each case it writes
+``directory/NAME/CASE/{torch_dist,torch}/iter_0000010`` and ``directory/NAME/CASE/reference.pt``.
 """
 
 from __future__ import annotations
 
-import sys
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +213,3 @@ def forward(chunks: list[Any], tokens: Any, world: World, rank: int, hidden: int
         if world.pipeline > 1 and not last:
             torch.distributed.send(state.contiguous(), (rank + width) % world.processes)
     return state if stage == world.pipeline - 1 else None
-
-
-if __name__ == "__main__":  # megatron-core's writer processes import this file again
-    main(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))

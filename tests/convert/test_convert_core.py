@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
 import resource
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import conversions
 import pytest
 import torch
 from handmade import legacy_checkpoint, small_tokenizer
@@ -29,27 +31,11 @@ from autoeval.convert import (
     read_receipt,
     writer,
 )
+from autoeval.convert import __main__ as command
+from tests import forked
 
-HOME = Path(__file__).resolve().parents[2]
 RANK_FILE = "mp_rank_00/model_optim_rng.pt"
 TOKENS = torch.arange(96).view(2, 48)
-
-# A conversion in a process of its own: it says "half" at half of the bytes and waits for a line before it goes on.
-HALFWAY = """
-import sys
-from pathlib import Path
-sys.path.insert(0, {home!r})
-from autoeval.convert import __main__ as command
-def stop(done, total):
-    if done * 2 >= total and not stop.seen:
-        stop.seen = True
-        print("half", flush=True)
-        sys.stdin.readline()
-stop.seen = False
-command._Bar.__enter__ = lambda bar: stop
-command._Bar.__exit__ = lambda bar, *details: None
-sys.exit(command.main(sys.argv[1:]))
-"""
 
 
 @pytest.fixture
@@ -58,18 +44,17 @@ def source(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def halfway(source: Path, tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+def halfway(source: Path, tmp_path: Path) -> Iterator[BaseProcess]:
     """The command line, converting ``source`` to ``tmp_path/out/hf``, half done and waiting."""
     (tmp_path / "out").mkdir()
-    process = subprocess.Popen(
-        [sys.executable, "-W", "ignore", "-c", HALFWAY.format(home=str(HOME)), str(source), str(tmp_path / "out/hf")],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert process.stdout
-    assert process.stdout.readline() == "half\n", process.communicate()[1]
+    told, here = multiprocessing.Pipe()
+    arguments = [str(source), str(tmp_path / "out/hf")]
+    process = forked.start(conversions.stopping, here, arguments, output=tmp_path / "said.txt")
+    here.close()
+    assert told.poll(90) and told.recv() == "half", (tmp_path / "said.txt").read_text()
     yield process
     process.kill()
-    process.communicate()
+    process.join()
 
 
 def once(action: Callable[[], object]) -> Callable[[int, int], None]:
@@ -152,20 +137,10 @@ def test_memory_is_that_of_one_tensor(tmp_path: Path) -> None:
     big = legacy_checkpoint(
         tmp_path / "iter_0000001", num_layers=16, hidden_size=512, optimizer=[torch.zeros(50_000_000) for _ in "ab"]
     )
-    code = (
-        f"import sys; sys.path.insert(0, {str(HOME)!r})\n"
-        "from pathlib import Path\n"
-        "from autoeval.convert import convert\n"
-        f"source, small = Path({str(big)!r}), Path({str(legacy_checkpoint(tmp_path / 'small/iter_0000001'))!r})\n"
-        "def now(key): return int(Path('/proc/self/status').read_text().split(key)[1].split()[0]) * 1024\n"
-        "convert(small, source.with_name('small_hf'), tokenizer=None)\n"  # everything is imported now
-        "before = now('VmRSS:')\n"
-        "Path('/proc/self/clear_refs').write_text('5')\n"
-        "receipt = convert(source, source.with_name('hf'), tokenizer=None)\n"
-        "print(receipt.parameters, now('VmHWM:') - before)\n"
-    )
-    ran = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
-    parameters, grown = map(int, ran.stdout.split()[-2:])
+    small = legacy_checkpoint(tmp_path / "small/iter_0000001")
+    ended = forked.run(conversions.measured, small, big, directory=tmp_path)
+    assert ended.code == 0, ended.err
+    parameters, grown = map(int, ended.out.split()[-2:])
     assert parameters * 4 > 200e6
     assert grown < 110e6, f"{grown / 1e6:.0f} MB"  # 64 MB of chunks on their way, one tensor of 4 MB and its copy
 
@@ -280,22 +255,21 @@ def test_a_directory_that_is_read_only_is_named(source: Path, tmp_path: Path) ->
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_conversion_leaves_nothing(
-    halfway: subprocess.Popen[str], tmp_path: Path, number: int, code: int
-) -> None:
+def test_an_interrupted_conversion_leaves_nothing(halfway: BaseProcess, tmp_path: Path, number: int, code: int) -> None:
     assert any(name.startswith(".hf.partial-") for name in left(tmp_path / "out"))
-    halfway.send_signal(number)
-    errors = halfway.communicate()[1]
-    assert halfway.returncode == code and "Traceback" not in errors, errors
+    os.kill(halfway.pid or 0, number)
+    halfway.join(90)
+    said = (tmp_path / "said.txt").read_text()
+    assert halfway.exitcode == code and "Traceback" not in said, said
     assert left(tmp_path / "out") == []
 
 
 @pytest.mark.slow
-def test_a_killed_conversion_is_swept_by_the_next(halfway: subprocess.Popen[str], source: Path, tmp_path: Path) -> None:
+def test_a_killed_conversion_is_swept_by_the_next(halfway: BaseProcess, source: Path, tmp_path: Path) -> None:
     with pytest.raises(OutputError, match=rf"another conversion is writing here \(process {halfway.pid}\)"):
         convert(source, tmp_path / "out/hf", tokenizer=None)
     halfway.kill()
-    halfway.wait()
+    halfway.join()
     assert [name[:12] for name in left(tmp_path / "out")] == [".hf.lock", ".hf.partial-"]
     assert read_receipt(tmp_path / "out/hf") is None
     assert convert(source, tmp_path / "out/hf", tokenizer=None) == read_receipt(tmp_path / "out/hf")
@@ -316,11 +290,8 @@ def test_killed_between_the_two_renames(source: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> None:
     def run(*arguments: str) -> tuple[int, str, str]:
-        ran = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "autoeval.convert", *arguments],
-            cwd=HOME, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        return ran.returncode, ran.stdout, ran.stderr
+        ended = forked.run(command.main, arguments, directory=tmp_path)
+        return ended.code, ended.out, ended.err
 
     small_tokenizer(tmp_path)
     output = str(tmp_path / "hf")
@@ -348,6 +319,7 @@ def test_the_command_line_says_what_is_wrong(source: Path, tmp_path: Path) -> No
     code, _, err = run(str(source.parent), output, "--iteration", "7")
     assert code == 1 and "iter_0000007: there is no such directory" in err
     assert run(str(source.parent), output, "--iteration", "-7")[0] == 2
+    assert run(str(source.parent))[0] == 2
     (tmp_path / "the best one").symlink_to(source)  # a checkpoint is known by its files, not by its name
     code, out, err = run(str(tmp_path / "the best one"), str(tmp_path / "new"), "--iteration", "1")
     assert code == 0 and "gpt2" in out, err

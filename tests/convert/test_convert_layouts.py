@@ -6,11 +6,10 @@ import copy
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
+import layout_world
 import legacy_variants
 import pytest
 import torch
@@ -20,9 +19,9 @@ from autoeval.checkpoints.layout import list_files
 from autoeval.checkpoints.readiness import inspect
 from autoeval.convert import ConversionError, convert
 from autoeval.convert.source import Source, open_source
+from tests import forked
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
-HOME = Path(__file__).resolve().parents[2]
 ITERATION = "iter_0000010"
 
 
@@ -31,26 +30,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Directory of what ``layout_world.py`` writes: CASE/VARIANT/iter_0000010."""
     pytest.importorskip("megatron.core", reason="megatron-core writes the checkpoints of these tests")
     directory = tmp_path_factory.mktemp("layouts")
-    script = str(Path(__file__).with_name("layout_world.py"))
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HOME), "PYTHONWARNINGS": "ignore"}
-    environment["GLOO_SOCKET_IFNAME"] = "lo"
-
-    def run(*ranks: str) -> None:
-        processes = [
-            subprocess.Popen(
-                [sys.executable, script, str(directory), *([rank] if rank else [])],
-                env=environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-            for rank in ranks
-        ]
-        output = [process.communicate(timeout=300)[0] for process in processes]
-        assert all(process.returncode == 0 for process in processes), "\n".join(text[-3000:] for text in output)
-
-    run("")
-    run("0", "1")
+    said = [directory / f"{name}.txt" for name in ("all", "0", "1")]
+    forked.finish([forked.start(layout_world.main, directory, output=said[0])], said[:1])
+    ranks = [forked.start(layout_world.shard, directory, rank, output=said[1 + rank]) for rank in range(2)]
+    forked.finish(ranks, said[1:])
     return directory
 
 
