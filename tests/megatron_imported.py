@@ -8,5 +8,5 @@ with contextlib.suppress(ImportError), warnings.catch_warnings():
     import megatron.core.dist_checkpointing
     import megatron.core.models.gpt
     import megatron.core.models.gpt.gpt_layer_specs
-    import megatron.core.transformer.moe.moe_utils  # noqa: F401
+    import megatron.core.transformer.moe.moe_utils
     import megatron.core.transformer.multi_latent_attention  # noqa: F401
