@@ -19,7 +19,7 @@ from recorder.ledger import Ledger
 
 RECENT = 5  # results that count: models are replaced, machines too
 MUCH = 0.5  # of a part's fair share of all: what is more is cut, so that who is slow can be relieved of some
-LEAST_SECONDS = 2.0  # of a share: benchmarks/bench_shares.py says what one costs
+LEAST_SECONDS = 2.0  # of a share: benchmarks/shares.py says what one costs besides
 LEAST_TOKENS = 20_000.0  # of a share, where nothing was measured
 
 
