@@ -7,12 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import deliver, logged, scores, wait_for
+from tests.end_to_end.daemon_world import deliver, logged, scores, states, wait_for
 from tests.runners.conftest import Cluster, start
 from tests.tiny_models import save_tiny_model
 
@@ -75,19 +76,24 @@ def test_before_the_time_limit_it_ends_in_order_is_queued_again_and_goes_on(slur
     save_tiny_model(project / "models" / "checkpoint-100", seed=1)
     save_tiny_model(project / "models" / "checkpoint-200", seed=2)
     deliver(project / "models", project, 100)
-    # Slurm sends the signal up to a minute early: with a limit of two minutes, between 30 and 90 seconds after the start.
-    job = submit(project, "--time=2", "--signal=B:USR1@30", flags=("--end-iteration", "200"))
-    wait_for(lambda: said(project, "the time limit is near"), 180)
+    job = submit(project, "--time=30", "--signal=B:USR1@30", flags=("--end-iteration", "200"))
+    began = time.monotonic()
+    wait_for(lambda: states(project).get(100) == "recorded", 300)
+    # However long that took, the limit is near now: Slurm sends the signal 30 to 90 seconds before it.
+    minutes = int((time.monotonic() - began) / 60) + 2
+    slurm.call("scontrol", "update", f"JobId={job}", f"TimeLimit={minutes}")
+    wait_for(lambda: said(project, "the time limit is near"), 240)
     assert logged(project, "SIGTERM")
     before = scores(project)
     assert {row[0] for row in before} == {100}
+    slurm.call("scontrol", "update", f"JobId={job}", "TimeLimit=30")  # the second start has time enough
     deliver(project / "models", project, 200)
     wait_for(lambda: said(project, "the daemon has ended with status 0"), 180)
     wait_for(lambda: state(slurm, job) == "COMPLETED", 90)
     assert said(project, f"start 1 of job {job}") and said(project, f"start 2 of job {job}")
     assert {row[0] for row in scores(project)} == {100, 200}
     assert [row for row in scores(project) if row[0] == 100] == before  # not computed again
-    assert not subprocess.run(["pgrep", "-f", str(project)], capture_output=True, check=False).stdout
+    wait_for(lambda: not subprocess.run(["pgrep", "-f", str(project)], capture_output=True, check=False).stdout)
 
 
 def test_it_is_ended_by_scancel_and_started_again_after_a_crash(slurm: Cluster, project: Path) -> None:
