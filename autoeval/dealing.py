@@ -96,7 +96,11 @@ class _Division:
     def __init__(self, work: _Work, width: int) -> None:
         self._work = work
         fair = sum(work.cost.values()) / width
-        made = {name: self._cut(name, width, fair) for name in work.names}
+        # A family that goes to one part shares more there than shares of one of it would gain elsewhere.
+        apart = [
+            bundle[0] for bundle in _bundles(work.names, work.listed.families, work.cost, fair) if len(bundle) == 1
+        ]
+        made = {name: self._cut(name, width, fair) for name in work.names if name in apart or name in work.begun}
         self.cuts = {name: cut for name, cut in made.items() if cut is not None}
         self._cost = {name: work.cost[name] for name in work.names if name not in self.cuts}
         self._bundles = _bundles(list(self._cost), work.listed.families, self._cost, fair)

@@ -35,8 +35,7 @@ def make_model(data: Path, path: Path, width: int, layers: int) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
     words = data / "tokenizers" / "gpt2"
-    vocabulary, merges = str(next(words.glob("*vocab.json"))), str(next(words.glob("*merges.txt")))
-    GPT2TokenizerFast(vocab_file=vocabulary, merges_file=merges).save_pretrained(path)
+    GPT2TokenizerFast(vocab=str(words / "vocab.json"), merges=str(words / "merges.txt")).save_pretrained(path)
     torch.manual_seed(0)
     config: Any = GPT2Config(n_embd=width, n_layer=layers, n_head=max(1, width // 64))
     GPT2LMHeadModel(config).save_pretrained(path)

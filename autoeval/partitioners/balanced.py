@@ -69,7 +69,7 @@ def length(part: Sequence[T], cost: Mapping[T, float]) -> float:
     return math.fsum(cost[task] for task in part)
 
 
-HALVINGS = 3  # of what is left: the last shares are an eighth of what a part does of the task
+HALVINGS = 4  # of what is left: the last shares are a sixteenth of what a part does of the task
 
 
 def factored(cost: float, parts: int, *, least: float, most: int) -> list[float]:

@@ -60,8 +60,13 @@ class ShareFiles:
         return self.directory / f"share{number}.json"
 
     def left(self, cut: Cut) -> list[str]:
-        """The names of the shares that are not there."""
-        return [name for number, name in enumerate(cut.names) if not self.path(number).exists()]
+        """The names of the shares that are not there. Of two processes that each wrote one of the last two before they asked,
+        one at least sees that all are: a directory is opened anew, for then a network file system looks again."""
+        try:
+            there = {path.name for path in self.directory.iterdir()}
+        except FileNotFoundError:
+            there = set()
+        return [name for number, name in enumerate(cut.names) if self.path(number).name not in there]
 
     def cut(self) -> Cut | None:
         """As it was cut before; its shares may be there."""

@@ -41,7 +41,7 @@ class SharedTask:
 
     def is_left(self, name: str) -> bool:
         # In this order: where there is a result, shares have been removed.
-        return name in self.left() and self._has_no_result()
+        return not self._files.path(self.cut.names.index(name)).exists() and self._has_no_result()
 
     def is_joinable(self) -> bool:
         return not self.left() and self._has_no_result()

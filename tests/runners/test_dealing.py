@@ -60,7 +60,7 @@ def test_the_longest_goes_alone_and_none_is_lost(ledger: Ledger) -> None:
 
 
 def test_tasks_about_the_same_rows_stay_together_while_that_is_fair(
-    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     families = {"a_ppl": "rows", "a_gen": "rows", "long": "1", "b": "2", "c": "3"}
     sizes = {"long": 40.0, "a_ppl": 15.0, "a_gen": 25.0, "b": 30.0, "c": 10.0}
@@ -74,6 +74,12 @@ def test_tasks_about_the_same_rows_stay_together_while_that_is_fair(
         and len(shares) == 3
     )
     assert len(shares_of(ledger, plan(), NAMES, 5)) == 5  # together they would be more than a fifth
+    many = TaskList(
+        plan().expected, {name: 10_000 * size for name, size in sizes.items()}, families, dict.fromkeys(NAMES, 99)
+    )
+    monkeypatch.setitem(worker_process._LISTED, key, many)
+    deal = replace(plan(), directory=str(tmp_path))
+    assert {cut.task for cut in dealt_out(ledger, deal, NAMES, 2).cuts} == {"long"}  # not those that are together
 
 
 def listed(monkeypatch: pytest.MonkeyPatch, tasks: EvaluationPlan, sizes: dict[str, float], most: int) -> None:
@@ -94,7 +100,7 @@ def test_a_task_that_is_more_than_a_fair_share_is_cut(
     assert sorted(dealt.turns) == sorted([*cut.names, *NAMES[1:]]) and dealt.turns[0] == cut.names[0]
     cost = {**dict(zip(cut.names, cut.weights, strict=True)), "a_ppl": 8.0, "a_gen": 4.0, "b": 2.0, "c": 1.0}
     lengths = [sum(cost[step] for step in part) for part in dealt.parts]
-    assert max(lengths) < 1.03 * 815 / 8  # as one task it would take 800 s
+    assert max(lengths) < 1.05 * 815 / 8  # as one task it would take 800 s
     for part in dealt.parts:
         assert [cost[step] for step in part] == sorted((cost[step] for step in part), reverse=True)
     assert max(cut.weights) <= 815 / 8 / 2 and min(cut.weights) >= LEAST_SECONDS
@@ -130,7 +136,7 @@ def test_how_a_task_was_cut_is_kept_and_only_what_is_left_of_it_counts(
 
 
 def test_guided_sizes() -> None:
-    assert factored(64.0, 2, least=1.0, most=100) == [16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 4.0, 4.0]
+    assert factored(64.0, 2, least=1.0, most=100) == [16.0, 16.0, 8.0, 8.0, 4.0, 4.0, 2.0, 2.0, 2.0, 2.0]
     assert factored(64.0, 2, least=7.0, most=100) == [16.0, 16.0, 8.0, 8.0, 8.0, 8.0]
     assert factored(64.0, 2, least=1.0, most=5) == [16.0, 16.0, 16.0, 16.0]
     assert factored(1.0, 4, least=2.0, most=100) == [1.0] and factored(5.0, 4, least=2.0, most=1) == [5.0]
