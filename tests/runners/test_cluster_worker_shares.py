@@ -6,6 +6,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,37 @@ def test_a_part_that_dies_in_a_share_costs_that_share_alone(world: World) -> Non
     assert in_jobs(world, "share_done") == Counter(CUT.names)
     assert in_jobs(world, "share_started") == Counter([*CUT.names, CUT.names[2], "b (all shares)"])
     assert outside(world)["task_started", "b"] == 1 and outside(world)["task_done", "b"] == 1
+
+
+def test_a_slow_part_is_relieved_of_shares_that_it_has_not_begun(world: World) -> None:
+    """It has three of four, and is still at the first when the other has done all else."""
+    begun, others = threading.Event(), threading.Event()
+    by: dict[str, str] = {}
+
+    def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
+        def before(step: str) -> JobState | None:
+            by[step] = order.owner
+            if step == CUT.names[0]:
+                begun.set()
+                others.wait(120)
+            return None
+
+        if not slow(order):
+            begun.wait(120)
+        end = sharing(replace(order, mine=CUT.names[:3] if slow(order) else order.mine[:1]), emit, claims, job, before)
+        if not slow(order):
+            others.set()
+        return end
+
+    def slow(order: Order) -> bool:
+        return CUT.names[0] in order.mine
+
+    worker = world.worker(jobs := Jobs(script), cut=CUT)
+    worker.submit(world.plan_path)
+    assert world.until(*END)["event"] == "checkpoint_done"
+    worker.close()
+    assert world.tasks() == list(TASKS) and jobs.asked == 1 and others.is_set()
+    assert by[CUT.names[0]] == by["b"] != by[CUT.names[1]] == by[CUT.names[2]] == by[CUT.names[3]]
 
 
 @pytest.mark.parametrize("every", [False, True])

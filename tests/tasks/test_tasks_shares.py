@@ -84,18 +84,18 @@ def dataset(
     }
 
 
-GENERATES = {"type": "GenInferencer", "max_out_len": 6}
+GENERATES = {"type": "GenInferencer", "max_out_len": 4}
 SHOTS = {
     "ice_template": {"type": "PromptTemplate", "template": "Q: {q} A: {answer}"},
     "retriever": {"type": "FixKRetriever", "fix_id_list": [0, 5]},
 }
 DATASETS = [
     dataset("ranked", "Q: {q} A: {choice}", {"type": "PPLInferencer"}, "MccEvaluator"),
-    dataset("likely", "Q: {q} A:", {"type": "LLInferencer"}, "MccEvaluator"),
+    dataset("likely", "Q: {q} A:", {"type": "LLInferencer"}, "AccEvaluator"),
     dataset("bleu", "</E>Q: {q} A:", GENERATES, "BleuEvaluator", "answer", **SHOTS),
     dataset("sampled", "Q: {q} A:", {**GENERATES, "temperature": 1.0}, "F1Evaluator", "answer"),
     dataset(
-        "vote", "{q}", {**GENERATES, "type": "SCInferencer", "sc_size": 3, "temperature": 1.0}, "EMEvaluator", "answer"
+        "vote", "{q}", {**GENERATES, "type": "SCInferencer", "sc_size": 2, "temperature": 1.0}, "EMEvaluator", "answer"
     ),
     dataset("corpus", "{q}", {"type": "PPLOnlyInferencer"}, "BPBEvaluator", "answer"),
 ]
@@ -279,11 +279,11 @@ def test_a_share_is_of_neighbours_and_of_the_wished_size(model: Path, tasks: Tas
 @pytest.mark.slow
 def test_a_benchmark_is_cut_by_its_run_entries(model: Path, tmp_path: Path) -> None:
     conf = tmp_path / "helm.conf"
-    entries = [f'{{description: "dyck_language:num_parenthesis_pairs={n},model=text", priority: 1}}' for n in (2, 3, 4)]
+    entries = [f'{{description: "dyck_language:num_parenthesis_pairs={n},model=text", priority: 1}}' for n in (2, 3)]
     conf.write_text(f"entries: [{', '.join(entries)}]")
 
     def planned(name: str) -> EvaluationPlan:
-        helm = HelmPlan(str(conf), str(tmp_path / name / "helm"), "suite", 6, None)
+        helm = HelmPlan(str(conf), str(tmp_path / name / "helm"), "suite", 4, None)
         return plan_in(tmp_path / name, model, TaskPlan(helm=helm))
 
     whole, plan = planned("whole"), planned("shares")
