@@ -188,11 +188,7 @@ class ClusterWorker:
         dealt = self._deal(current.plan, current.left())
         batch = current.evaluation = self._new_batch("evaluate", current.plan, dealt.parts)
         batch.cuts, batch.turns = dealt.cuts, dealt.turns
-        ref = current.plan.checkpoint
-        size, jobs = len(current.todo), len(dealt.parts)
-        logger.info("%s iteration %d: %d tasks in %d jobs", ref.model, ref.iteration, size, jobs)
-        for cut in dealt.cuts:
-            logger.info("%s iteration %d: %s in %d shares", ref.model, ref.iteration, cut.task, len(cut.weights))
+        current.log_dealt(dealt)
 
     def _advance(self) -> None:
         current = self._round
@@ -256,6 +252,8 @@ class ClusterWorker:
         elif kind in ("task_done", "task_failed") and event["task"] in current.left():
             current.ended.add(event["task"])
             self._on_event(self, event)
+        elif kind == "share_done":
+            current.log_share(event)
         elif kind in ("task_started", "share_started") and current.begins(event):
             self._tell("task_started", **{name: event[name] for name in ("task", "version", "log")})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
@@ -10,7 +11,9 @@ from typing import Any
 from autoeval.runners.parts import Batch, Part
 from autoeval.runners.progress import CONVERT
 from autoeval.tasks.plan import EvaluationPlan
-from autoeval.tasks.shares import ShareFiles
+from autoeval.tasks.shares import Dealt, ShareFiles
+
+logger = logging.getLogger(__name__)
 
 START = "start"  # the step of a job of which nothing was heard
 
@@ -37,6 +40,18 @@ class Round:
         first = "share" not in event or task not in self.begun
         self.begun.add(task)
         return first and task in self.left()
+
+    def log_dealt(self, dealt: Dealt) -> None:
+        ref = self.plan.checkpoint
+        tasks, jobs = len(self.todo), len(dealt.parts)
+        logger.info("%s iteration %d: %d tasks in %d jobs", ref.model, ref.iteration, tasks, jobs)
+        for cut in dealt.cuts:
+            logger.info("%s iteration %d: %s in %d shares", ref.model, ref.iteration, cut.task, len(cut.weights))
+
+    def log_share(self, event: Mapping[str, Any]) -> None:
+        """One is done: who waits for a long task sees that it goes on."""
+        ref = self.plan.checkpoint
+        logger.info("%s iteration %d: %s is done", ref.model, ref.iteration, event["share"])
 
     def has(self, batch: Batch) -> bool:
         return batch is self.conversion or batch is self.evaluation
