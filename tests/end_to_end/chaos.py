@@ -45,9 +45,10 @@ if __name__ == "__main__":
 if str(Path(__file__).resolve().parents[1] / "recorder") not in sys.path:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "recorder"))
 
-from tests.end_to_end.chaos_processes import HOME, has_faketime, preload, preload_environment, why_not
+from tests.end_to_end.chaos_processes import HOME, has_faketime, preload, preload_environment
 from tests.end_to_end.chaos_schedule import Lane, Result, Schedule, jumps
 from tests.end_to_end.chaos_world import World, make_world
+from tests.end_to_end.forked_programs import why_not
 
 RESULT = "RESULT "
 

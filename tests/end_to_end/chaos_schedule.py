@@ -22,12 +22,14 @@ from wandb_server import Fault, Imitation
 from recorder.wandb_rows import run_id
 from tests.end_to_end import chaos_checks as checks
 from tests.end_to_end.chaos_family import Family, set_clock
-from tests.end_to_end.chaos_processes import HELPER, Zygote
+from tests.end_to_end.chaos_processes import Zygote
 from tests.end_to_end.chaos_training import Story, Training, trained
 from tests.end_to_end.chaos_world import CONFIG, MODEL, PROJECT, World, section_of
+from tests.end_to_end.forked_programs import HELPER
+from tests.pace import Pace
 
 STOPS_WITHIN = 5.0  # seconds from SIGTERM or Ctrl-C to the end of the last process
-SLOW = 1.5  # of that, what a busy machine may take longer to give us a processor
+SLOW = 1.5  # of that, what work there is, and takes longer on a busy machine
 LAST_LIFE_SECONDS = 120.0
 PROGRESS_SECONDS = 6.0  # how long a life waits for its fate
 PROGRESS = (
@@ -228,16 +230,16 @@ class Schedule:
         self.result.faults[f"end {name}"] += 1
         self._continue_all()
         began = time.monotonic()
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, getattr(signal, f"SIG{name}"))
-        if self._await(pid, 20.0) is None:
+        with Pace() as pace:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, getattr(signal, f"SIG{name}"))
+            code = self._await(pid, 60.0)
+        if code is None:
             self.result.wrong.append(f"SIG{name} did not end the daemon")
             os.kill(pid, signal.SIGKILL)
             self._await(pid, 5.0)
-        elif name != "KILL":
-            took = time.monotonic() - began
-            if took > STOPS_WITHIN + SLOW:
-                self.result.wrong.append(f"SIG{name} took {took:.1f} s")
+        elif name != "KILL" and (took := time.monotonic() - began) > STOPS_WITHIN + pace.takes(SLOW):
+            self.result.wrong.append(f"SIG{name} took {took:.1f} s")
 
     def _last_life(self) -> None:
         code = self._await(self._start(), LAST_LIFE_SECONDS)

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tests.end_to_end import chaos_checks as checks
-from tests.end_to_end.chaos_processes import HOME
 
 MODEL, PROJECT = "tiny-gpt2", "tiny"
 Run = Callable[
@@ -79,7 +75,11 @@ def make_world(home: Path, run: Run) -> World:
     for seed in range(5):
         variants["huggingface"][f"v{seed}"] = save_tiny_model(home / "models" / f"v{seed}", seed=seed)
     if importlib.util.find_spec("megatron") is not None:
-        saves = _megatron_saves(home / "megatron")
+        saves = home / "megatron"
+        if not saves.exists():  # whoever asks may have them already
+            from tests.end_to_end.conftest import write_megatron_saves
+
+            write_megatron_saves(saves)
         for layout in ("torch_dist", "torch"):
             variants[layout] = {path.name: path for path in sorted((saves / layout).glob("iter_0000[123]00"))}
     world = World(home, variants, {})
@@ -120,17 +120,3 @@ def section_of(world: World, layout: str) -> str:
         return "huggingface: {checkpoint_path: checkpoints, token_per_iteration: 0.001}"
     tokenizer = f"tokenizer_type: huggingface, tokenizer_path: {world.home}/tokenizer"
     return f"megatron: {{checkpoint_path: checkpoints, {tokenizer}, token_per_iteration: 0.001}}"
-
-
-def _megatron_saves(directory: Path) -> Path:
-    """Real saves of tiny models by megatron-core."""
-    from tests.end_to_end.conftest import MEGATRON_SAVES
-
-    directory.mkdir()
-    (directory / "save.py").write_text(MEGATRON_SAVES)
-    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
-    environment |= {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
-    command = [sys.executable, str(directory / "save.py"), str(directory)]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert ended.returncode == 0, ended.stderr[-3000:]
-    return directory

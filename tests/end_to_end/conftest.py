@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
@@ -60,14 +61,26 @@ def megatron_saves(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``{torch_dist,torch}/iter_0000{100,200,300,400}``, each with weights of its own; those of 400 have NaNs. And
     ``wide/iter_0000100``, a model of another shape."""
     pytest.importorskip("megatron.core", reason="megatron-core writes the checkpoints of these tests")
-    directory = tmp_path_factory.mktemp("megatron")
+    mine = tmp_path_factory.getbasetemp()
+    shared = mine.parent if "PYTEST_XDIST_WORKER" in os.environ else mine
+    with (shared / "megatron.lock").open("a") as lock:  # one of pytest-xdist's processes makes them for all
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (shared / "megatron" / "made").exists():
+            write_megatron_saves(shared / "megatron")
+            (shared / "megatron" / "made").touch()
+    return shared / "megatron"
+
+
+def write_megatron_saves(directory: Path) -> None:
+    """What ``megatron_saves`` is, into ``directory``."""
+    directory.mkdir()
     script = directory / "save.py"
     script.write_text(MEGATRON_SAVES)
-    environment = os.environ | {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}  # a clock that jumps
+    environment |= {"PYTHONPATH": str(HOME), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
     command = [sys.executable, str(script), str(directory)]
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
     assert ended.returncode == 0, ended.stderr[-3000:]
-    return directory
 
 
 @pytest.fixture

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import shutil
 import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 
-HOME = Path(__file__).resolve().parents[2]
+from tests.end_to_end.forked_programs import HOME, forking_popen
 
 DATASET = """
 two_datasets = [
@@ -70,19 +71,47 @@ def command(project: Path, *flags: str) -> list[str]:
     return [sys.executable, "evaluator.py", "--config", config, "--model-type", model_type, *interval, *flags]
 
 
-def run(project: Path, *flags: str, seconds: float = 300.0) -> subprocess.CompletedProcess[str]:
-    words = command(project, *flags)
-    return subprocess.run(words, cwd=HOME, capture_output=True, text=True, timeout=seconds, check=False)
+def run(
+    project: Path,
+    *flags: str,
+    seconds: float = 300.0,
+    fresh: bool = False,
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """To its end. ``fresh`` as ``started`` has it; ``environment`` is added to this process's."""
+    words, pipe, variables = command(project, *flags), subprocess.PIPE, {**os.environ, **(environment or {})}
+    with _popen(fresh)(words, cwd=HOME, env=variables, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            output, errors = process.communicate(timeout=seconds)
+        finally:
+            process.kill()
+    return subprocess.CompletedProcess(words, process.returncode, output, errors)
 
 
 @contextlib.contextmanager
-def started(project: Path, *flags: str) -> Iterator[subprocess.Popen[str]]:
-    with subprocess.Popen(command(project, *flags), cwd=HOME, stderr=subprocess.PIPE, text=True) as process:
+def started(project: Path, *flags: str, fresh: bool = False) -> Iterator[subprocess.Popen[str]]:
+    """The daemon: with ``fresh`` as a user starts it, and then its worker imports its libraries before it can begin;
+    otherwise forked, as all that it starts (``forked_programs`` says how), and at work at once."""
+    with _popen(fresh)(command(project, *flags), cwd=HOME, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process
         finally:
             if process.poll() is None:
                 process.kill()
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    """What of our programs this process starts in the block is forked."""
+    really, subprocess.Popen = subprocess.Popen, forking_popen()  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        subprocess.Popen = really  # type: ignore[misc]
+
+
+def _popen(fresh: bool) -> type[subprocess.Popen[str]]:
+    return subprocess.Popen if fresh else forking_popen()
 
 
 def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:

@@ -13,7 +13,7 @@ if str(Path(__file__).resolve().parents[1] / "recorder") not in sys.path:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "recorder"))
 
 from tests.end_to_end.chaos import run_schedules, summary, told
-from tests.end_to_end.chaos_processes import why_not
+from tests.end_to_end.forked_programs import why_not
 
 SCHEDULES = int(os.environ.get("AUTOEVAL_CHAOS_SCHEDULES", "100"))
 FIRST = int(os.environ.get("AUTOEVAL_CHAOS_SEED", "0"))

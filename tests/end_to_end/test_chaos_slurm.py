@@ -31,6 +31,7 @@ from tests.end_to_end.daemon_world import (
     states,
     wait_for,
 )
+from tests.end_to_end.forked_programs import forking_popen
 from tests.runners.conftest import Cluster, start
 
 if str(Path(__file__).resolve().parents[1] / "recorder") not in sys.path:
@@ -110,7 +111,7 @@ def test_the_controller_the_daemon_and_jobs_are_killed(
 def _started(project: Path) -> Iterator[subprocess.Popen[bytes]]:
     """What it says goes to a file: nobody would read a pipe."""
     with (project / "console").open("ab") as console:
-        daemon = subprocess.Popen(command(project), cwd=HOME, stderr=console)
+        daemon = forking_popen()(command(project), cwd=HOME, stderr=console)
     try:
         yield daemon
     finally:

@@ -25,6 +25,7 @@ from tests.end_to_end.daemon_world import (
     CONFIG,
     DATASET,
     deliver,
+    forking,
     log_lines,
     logged,
     run,
@@ -60,7 +61,7 @@ endless_datasets = [
 def test_checkpoints_that_arrive_while_it_watches_are_evaluated_and_it_ends_by_itself(
     models: Path, project: Path
 ) -> None:
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         assert daemon.stderr is not None
         for line in daemon.stderr:
             if "watching" in line:
@@ -86,7 +87,7 @@ def test_sigkill_in_the_middle_and_a_second_start_give_the_same_scores_none_twic
     assert run(undisturbed).returncode == 0
 
     results = project / "out" / "tiny-gpt2"
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(lambda: any(results.glob("iter_*/results/*/*.json")))
         worker_count = len(list(results.glob("iter_*/results/*/*.json")))
         daemon.send_signal(signal.SIGKILL)
@@ -134,7 +135,7 @@ def test_saved_again_while_it_is_evaluated_both_saves_get_their_own_scores(model
     deliver(models, project, 100, 300)
     config = project / "evaluator.yaml"
     config.write_text(CONFIG + "  order: oldest-first\n")
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:  # its worker takes a while to begin
         wait_for(lambda: (project / "out" / "tiny-gpt2" / "iter_0000100" / "plan.json").exists())
         shutil.rmtree(project / "checkpoints" / "checkpoint-100")
         shutil.copytree(models / "checkpoint-200", project / "checkpoints" / "checkpoint-100")
@@ -163,7 +164,8 @@ def test_a_worker_never_scores_files_that_are_not_those_of_its_plan(models: Path
     )
     save_plan(project / "plan.json", plan)
     events: queue.Queue[dict[str, Any]] = queue.Queue()
-    worker = LocalWorker(lambda _, event: events.put(event), project / "worker.log")
+    with forking():
+        worker = LocalWorker(lambda _, event: events.put(event), project / "worker.log")
     try:
         worker.submit(project / "plan.json")
         kinds = []
@@ -200,7 +202,7 @@ def test_a_half_written_checkpoint_is_never_evaluated(models: Path, project: Pat
 
 def test_ctrl_c_ends_it_and_its_worker_within_five_seconds(models: Path, project: Path) -> None:
     deliver(models, project, 100, 200, 300)
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         results = project / "out" / "tiny-gpt2"
         wait_for(lambda: any(results.glob("iter_*/plan.json")))
         with Pace() as pace:
@@ -263,7 +265,7 @@ def test_a_wrong_configuration_ends_with_2_and_says_where(project: Path) -> None
 
 
 def test_an_idle_daemon_is_light(project: Path) -> None:
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         assert daemon.stderr is not None
         for line in daemon.stderr:
             if "watching" in line:
@@ -290,11 +292,16 @@ def test_an_idle_daemon_is_light(project: Path) -> None:
         assert not children()
 
 
+def ask_more(project: Path, times: int) -> None:
+    """So that there is time for something to happen meanwhile."""
+    items = [json.loads(line) for line in (project / "items.jsonl").read_text().splitlines()]
+    more = [{**item, "question": f"{number} and {item['question']}"} for number in range(times) for item in items]
+    (project / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in more))
+
+
 def test_a_task_that_keeps_killing_the_worker_fails_alone(models: Path, project: Path) -> None:
     """Both are asked together first, for they ask the same; when that kills the worker, each is tried by itself."""
-    items = [json.loads(line) for line in (project / "items.jsonl").read_text().splitlines()]
-    more = [{**item, "question": f"{number} and {item['question']}"} for number in range(60) for item in items]
-    (project / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in more))  # time to be killed in
+    ask_more(project, times=60)
     (project / "evaluator.yaml").write_text(CONFIG + "  runner: {max_attempts: 1}\n")
     deliver(models, project, 100)
 
@@ -323,6 +330,7 @@ def test_a_task_that_keeps_killing_the_worker_fails_alone(models: Path, project:
 def test_a_worker_that_hangs_is_ended_and_its_work_done_by_another(models: Path, project: Path) -> None:
     limits = "  runner: {heartbeat_timeout: 5, max_attempts: 3}\n"
     (project / "evaluator.yaml").write_text(CONFIG + limits)
+    ask_more(project, times=20)
     deliver(models, project, 100)
     with started(project, "--end-iteration", "100") as daemon:
         wait_for(lambda: logged(project, "conversion begins"))
@@ -341,11 +349,11 @@ def test_a_task_that_takes_too_long_fails_alone(models: Path, project: Path) -> 
     dataset = (project / "two.py").read_text()
     endless = dataset.replace("('first', 'second')", "('first',)") + ENDLESS
     (project / "two.py").write_text(endless)
-    (project / "evaluator.yaml").write_text(CONFIG + "  runner: {task_time_limit: 20, max_attempts: 1}\n")
+    (project / "evaluator.yaml").write_text(CONFIG + "  runner: {task_time_limit: 10, max_attempts: 1}\n")
     deliver(models, project, 100)
     ended = run(project, "--once")
     assert ended.returncode == 1, ended.stderr
-    assert "took more than 20 s (runner.task_time_limit) and was ended during 'endless'" in ended.stderr
+    assert "took more than 10 s (runner.task_time_limit) and was ended during 'endless'" in ended.stderr
     assert [row[1] for row in scores(project)] == ["first"]
 
 

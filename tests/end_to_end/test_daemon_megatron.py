@@ -284,7 +284,7 @@ def test_a_conversion_begins_within_a_moment_of_the_finalising_write(
     there = megatron_project / "checkpoints"
     there.mkdir(exist_ok=True)
     source = megatron_saves / layout / "iter_0000100"
-    with started(megatron_project, "--end-iteration", "100") as daemon:
+    with started(megatron_project, "--end-iteration", "100", fresh=layout == "torch_dist") as daemon:
         wait_for(lambda: logged(megatron_project, "watching"))
         save_as_megatron(
             source, there, 100, pause=lambda: wait_for(lambda: logged(megatron_project, "worker is ready"))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import CONFIG, HOME, command, deliver
+from tests.end_to_end.daemon_world import CONFIG, deliver, run
 from tests.recorder.lark_imitation import SECRET, TOKEN, Bot, running
 
 pytestmark = pytest.mark.slow
@@ -17,9 +16,7 @@ SECTION = "  lark: {webhook: '${LARK_WEBHOOK}', secret: '${LARK_SECRET}'}\n"
 
 
 def once(project: Path, bot: Bot) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"LARK_WEBHOOK": bot.url, "LARK_SECRET": SECRET}
-    flags = command(project, "--once", "--debug")
-    return subprocess.run(flags, cwd=HOME, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return run(project, "--once", "--debug", environment={"LARK_WEBHOOK": bot.url, "LARK_SECRET": SECRET})
 
 
 def test_a_group_hears_of_each_checkpoint_once(models: Path, project: Path) -> None:

@@ -29,7 +29,7 @@ def elsewhere(project: Path) -> Iterator[Path]:
 def test_deleted_while_pinned_it_is_evaluated_all_the_same(models: Path, project: Path) -> None:
     (project / "evaluator.yaml").write_text(OLDEST_FIRST)
     deliver(models, project, 100, 200, 300)
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(lambda: logged(project, "iteration 100: evaluation begins"))
         for iteration in (100, 200, 300):
             shutil.rmtree(project / "checkpoints" / f"checkpoint-{iteration}")
@@ -47,7 +47,7 @@ def test_where_links_are_impossible_the_vanished_are_missed_and_it_goes_on(
     (project / "evaluator.yaml").write_text(text)
     for iteration in (100, 200):
         shutil.copytree(models / f"checkpoint-{iteration}", elsewhere / f"checkpoint-{iteration}")
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(lambda: logged(project, "iteration 100: evaluation begins"))
         for iteration in (100, 200):
             shutil.rmtree(elsewhere / f"checkpoint-{iteration}")
@@ -65,7 +65,7 @@ def test_where_links_are_impossible_the_vanished_are_missed_and_it_goes_on(
 def test_deleted_while_no_daemon_was_there_it_is_evaluated_from_the_pin_or_missed(models: Path, project: Path) -> None:
     (project / "evaluator.yaml").write_text(OLDEST_FIRST)
     deliver(models, project, 100, 200)
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(lambda: logged(project, "iteration 100: evaluation begins"))
         daemon.send_signal(signal.SIGKILL)
         daemon.wait()

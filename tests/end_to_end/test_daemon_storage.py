@@ -48,7 +48,7 @@ def test_a_checkpoint_that_is_uploaded_while_it_watches_is_evaluated(
     bucket: Bucket,  # noqa: F811
 ) -> None:
     (project / "evaluator.yaml").write_text(_in_bucket(CONFIG, bucket, ", settle_seconds: {upload: 0.5}"))
-    with started(project, "--check-interval", "0.01", "--end-iteration", "100", "--debug") as daemon:
+    with started(project, "--check-interval", "0.01", "--end-iteration", "100", "--debug", fresh=True) as daemon:
         wait_for(lambda: logged(project, "watching s3://"), 300)
         upload_directory(bucket.client, bucket.name, "run/checkpoints/checkpoint-100", models / "checkpoint-100")
         _, errors = daemon.communicate(timeout=300)

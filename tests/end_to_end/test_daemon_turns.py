@@ -39,7 +39,7 @@ def test_bisect_takes_the_ends_and_the_middle_and_a_backlog_of_three_misses_the_
 def test_a_newer_checkpoint_goes_before_all_that_wait(models: Path, project: Path) -> None:
     (project / "evaluator.yaml").write_text(AT_ONCE)
     deliver(models, project, 100, 200, 300)
-    with started(project, "--end-iteration", "400") as daemon:
+    with started(project, "--end-iteration", "400", fresh=True) as daemon:
         wait_for(lambda: logged(project, "iteration 300: evaluation begins"))
         deliver(models, project, 400)  # the worker has yet to import its libraries
         _, errors = daemon.communicate(timeout=240)

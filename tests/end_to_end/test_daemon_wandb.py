@@ -37,7 +37,7 @@ def test_a_refused_key_costs_the_evaluation_nothing_and_all_is_published_when_it
 
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         deliver(models, project, 300)
-        ended = run(project, "--once")
+        ended = run(project, "--once", fresh=True)
         assert ended.returncode == 0, ended.stderr
         shown = server.backend.run(run_id("tiny", "tiny-gpt2"), "tiny")
         expected = {(row[0], f"{row[1]}.{row[3]}"): row[4] for row in scores(project)}

@@ -6,7 +6,7 @@ import json
 import queue
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from autoeval.tasks.plan import (
     save_plan,
 )
 from recorder.results import CheckpointRef, TaskResult, read_result
+from tests.end_to_end.daemon_world import forking
 
 pytestmark = pytest.mark.slow
 
@@ -32,10 +33,11 @@ pytestmark = pytest.mark.slow
 class Worker:
     """A worker process that is asked as the daemon asks it."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, fresh: bool) -> None:
         self.log = log
         self._events: queue.Queue[dict[str, Any]] = queue.Queue()
-        self.process = LocalWorker(lambda _, event: self._events.put(event), log)
+        with nullcontext() if fresh else forking():
+            self.process = LocalWorker(lambda _, event: self._events.put(event), log)
 
     def next_event(self) -> dict[str, Any]:
         while (event := self._events.get(timeout=240))["event"] == "alive":
@@ -54,8 +56,9 @@ class Worker:
 
 
 @contextmanager
-def worker(log: Path) -> Iterator[Worker]:
-    one = Worker(log)
+def worker(log: Path, fresh: bool = False) -> Iterator[Worker]:
+    """With ``fresh`` its libraries are imported by itself; otherwise it is forked, with nothing but them."""
+    one = Worker(log, fresh)
     try:
         yield one
     finally:
@@ -90,17 +93,17 @@ def costs(plan: EvaluationPlan) -> list[TaskResult]:
     return [read_result(plan.result_path(task)) for task in ("first", "second")]
 
 
-def together_and_alone(project: Path, sources: Sequence[tuple[Path, str]]) -> list[str]:
-    """Compare; the lines that the long-lived worker has logged."""
+def together_and_alone(project: Path, sources: Sequence[tuple[Path, str]], fresh: bool = False) -> list[str]:
+    """Compare; the lines that the long-lived worker has logged. ``fresh`` of those that evaluate one alone."""
     plans = [plan_of(project, source, f"model{number}", form) for number, (source, form) in enumerate(sources)]
     with worker(project / "long.log") as long_lived:
         for plan in plans:
             assert long_lived.evaluate(plan)[-1] == "checkpoint_done", long_lived.log.read_text()
     for plan in plans[1:]:  # the first one had a fresh process
-        fresh = replace(plan, directory=plan.directory.replace("/out/", "/fresh/"))
-        with worker(project / "fresh.log") as one:
-            one.evaluate(fresh)
-        assert outcome(plan) == outcome(fresh)
+        alone = replace(plan, directory=plan.directory.replace("/out/", "/alone/"))
+        with worker(project / "alone.log", fresh) as one:
+            one.evaluate(alone)
+        assert outcome(plan) == outcome(alone)
     distinct = {json.dumps(outcome(plan)[0], sort_keys=True) for plan in plans}
     assert len(distinct) == len({plan.checkpoint.fingerprint for plan in plans}), (
         "the models answer alike: nothing shown"
@@ -119,7 +122,7 @@ def test_megatron_checkpoints_one_after_the_other_in_one_module(megatron_saves: 
 
 
 def test_huggingface_checkpoints_too(models: Path, project: Path) -> None:
-    lines = together_and_alone(project, [(models / f"checkpoint-{n}", "huggingface") for n in (100, 200)])
+    lines = together_and_alone(project, [(models / f"checkpoint-{n}", "huggingface") for n in (100, 200)], fresh=True)
     assert sum("weights put into the loaded model" in line for line in lines) == 1, lines
 
 

@@ -19,10 +19,10 @@ from autoeval.ending import STOP_SECONDS
 from tests.end_to_end.daemon_world import (
     CONFIG,
     HOME,
-    command,
     deliver,
     log_lines,
     logged,
+    run,
     scores,
     started,
     states,
@@ -106,7 +106,7 @@ def test_sigterm_while_w_and_b_hangs_and_the_worker_no_longer_hears(
     online = f"wandb: {{mode: online, entity: team, base_url: '{hung_server}'}}"
     (project / "evaluator.yaml").write_text(CONFIG.replace("wandb: {mode: offline}", online))
     deliver(models, project, 100)
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(lambda: logged(project, "report and leaderboard are up to date"))
         wait_for(lambda: any("--publish" in one for one in map(command_of, children_of(daemon.pid))))
         os.kill(pid_of_worker(project), signal.SIGSTOP)  # it will not notice that its input is closed
@@ -143,7 +143,7 @@ def test_a_main_thread_that_is_stuck_is_ended_by_force_with_all_it_started(place
 def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTOEVAL_TEST", str(project))
     beating = project / "out" / "heartbeat.json"
-    with started(project) as daemon:
+    with started(project, fresh=True) as daemon:
         wait_for(beating.exists)
         assert json.loads(beating.read_text())["state"] == "starting"
         assert ends_within_five_seconds(daemon, signal.SIGTERM)
@@ -201,9 +201,9 @@ class Told:
 
 def test_status_tells_a_daemon_that_is_gone(project: Path) -> None:
     def status() -> str:
-        return subprocess.run(
-            command(project, "--status"), cwd=HOME, capture_output=True, text=True, timeout=60, check=True
-        ).stdout
+        told = run(project, "--status")
+        assert told.returncode == 0, told.stderr
+        return told.stdout
 
     beating = project / "out" / "heartbeat.json"
     with started(project) as daemon:
