@@ -16,7 +16,8 @@ Works: ``mmlu`` (5-shot), ``hellaswag`` (0-shot), ``hellaswag5`` (5-shot), ``tne
 * ``bf16``: ourselves in bf16 against ourselves in fp32.
 
 One process, one thread; each round runs both sides, and ratios are medians of the rounds' ratios. "of limit" is the
-time that the machine's matrix product, measured beside, needs for what cannot be avoided, over the time taken. Items
+time that the machine's matrix product, measured beside, needs for every distinct token in every layer and for the logits
+asked for, over the time taken; in brackets without what the last layer need not compute (see ``needed``). Items
 are real (AUTOEVAL_DATA), the model's weights random: what a score is worth does not change what it costs.
 """
 
@@ -233,18 +234,25 @@ def matmul_peak() -> float:
     return 2 * 2048**3 / min(seconds)
 
 
-def needed(model: Any, inputs: Sequence[Tokens], grown: int, logits: float) -> float:
-    """FLOP that cannot be avoided: each distinct token of ``inputs`` through the layers and its attention to all before
-    it, ``grown`` more tokens after them, and ``logits`` rows of the output projection.
+def needed(model: Any, inputs: Sequence[Tokens], grown: int, logits: int) -> tuple[float, float]:
+    """FLOP for each distinct token of ``inputs``, through all layers with its attention to all before it, ``grown`` more
+    tokens after them, and ``logits`` rows of the output projection. Then the least that there is: the last layer of
+    ``logits`` tokens only, and of the others its keys and values.
     """
+    config = model.config
+    layers, width = config.num_hidden_layers, config.hidden_size
     walk = Walk(list({key_of(one): None for one in inputs}))
     seen = sum(int((walk.tokens([one])[1] + 1).sum()) for one in walk.segments(0, walk.size))
     seen += int(grown * statistics.mean(map(len, inputs)))
-    attention = 4 * model.config.hidden_size * model.config.num_hidden_layers * seen
+    tokens = walk.size + grown
     head = model.get_output_embeddings().weight
     vectors = {id(p) for m in model.modules() if isinstance(m, torch.nn.Embedding) for p in m.parameters()}
     body = sum(p.numel() for p in model.parameters() if id(p) not in vectors | {id(head)})
-    return 2 * ((walk.size + grown) * body + logits * head.numel()) + attention
+    whole = 2 * (tokens * body + logits * head.numel()) + 4 * width * layers * seen
+    shared = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    kept = 2 * width * width * shared // config.num_attention_heads  # weights of keys and values
+    a_token = 2 * (body // layers - kept) + 4 * width * seen // tokens
+    return whole, whole - max(0, tokens - logits) * a_token
 
 
 def measure(pair: Pair, model: Any, rounds: int) -> dict[str, Any]:
@@ -262,7 +270,7 @@ def measure(pair: Pair, model: Any, rounds: int) -> dict[str, Any]:
             cpu[side].append(time.process_time() - started)
             wall[side].append(time.perf_counter() - clock)
     peak = matmul_peak()
-    flop = needed(model, pair.inputs, pair.grown, meters["ours"].logits)
+    whole, least = needed(model, pair.inputs, pair.grown, meters["ours"].logits)
     unique = Walk(list({key_of(one): None for one in pair.inputs})).size + pair.grown
     row: dict[str, Any] = {"unique_tokens": unique, "matmul_flops": peak, "rounds": rounds}
     for side, meter in meters.items():
@@ -271,7 +279,8 @@ def measure(pair: Pair, model: Any, rounds: int) -> dict[str, Any]:
             "wall_seconds": wall[side],
             "tokens": meter.tokens,
             "logit_positions": meter.logits,
-            "fraction_of_limit": flop / (statistics.median(cpu[side]) * peak),
+            "fraction_of_limit": whole / (statistics.median(cpu[side]) * peak),
+            "fraction_of_least": least / (statistics.median(cpu[side]) * peak),
         }
     for name, spent in (("cpu", cpu), ("wall", wall)):
         ratios = [other / own for other, own in zip(spent["theirs"], spent["ours"], strict=True)]
@@ -296,7 +305,8 @@ def shown(work: str, items: int, peer: str, row: dict[str, Any]) -> str:
         f"{statistics.median(theirs['cpu_seconds']):.2f} | {row['cpu_ratio']:.1f}× | {row['wall_ratio']:.1f}× | "
         f"{ours['tokens']:,} / {theirs['tokens']:,} ({row['unique_tokens']:,}) | "
         f"{ours['logit_positions']:,} / {theirs['logit_positions']:,} | "
-        f"{ours['fraction_of_limit']:.0%} / {theirs['fraction_of_limit']:.0%} | {', '.join(said)} |"
+        f"{ours['fraction_of_limit']:.0%} ({ours['fraction_of_least']:.0%}) / {theirs['fraction_of_limit']:.0%} "
+        f"({theirs['fraction_of_least']:.0%}) | {', '.join(said)} |"
     )
 
 

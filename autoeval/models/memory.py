@@ -35,7 +35,8 @@ def shaped_pass_bytes(shape: Shape, vocab_size: int, device: str, tokens: int, l
 
     Alive at once in a layer: the residual stream and its norm (in fp32), queries, keys and values before and after their
     rotation, the products of a gated feed-forward; of the pass's segments the masks, and of one segment, while it is
-    made, its mask once more and, under a soft cap, its scores; afterwards one tile of logits, as stored and in fp32. Never
+    made, its mask once more and, under a soft cap, its scores; afterwards one tile of logits, as stored and in fp32. A last
+    layer that is called twice holds less: of its second call half the tokens at most, and the keys and values. Never
     too little (a test counts what is alive), and the memory asked for beside by libraries is ``SLACK``.
     """
     layer = 8 * shape.hidden + 4 * shape.attention + 4 * shape.widest

@@ -63,7 +63,11 @@ class GenerationResult:
 
 @dataclass
 class Cost:
-    """What a model has computed since it was loaded (or since ``reset``)."""
+    """What a model has computed since it was loaded (or since ``reset``).
+
+    ``computed_tokens`` went through the model; of those whose hidden states nobody asks for, only keys and values are
+    computed in the last layer (``last_layer.py``), and they count like the others.
+    """
 
     prompt_tokens: int = 0
     computed_tokens: int = 0
