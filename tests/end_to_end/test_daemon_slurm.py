@@ -94,10 +94,11 @@ def test_killed_in_the_middle_and_the_controller_away_every_job_runs_once(
         assert told.count("ready") == 1
     results = list(project.glob("out/tiny-gpt2/iter_*/results/*/*.json"))
     assert len(results) == 4
-    for iteration in (100, 300):
-        joined = Counter(f"{task} (all shares)" for task in ("first", "second"))
-        assert told_of_shares(project, "share_done", iteration) == Counter(all_shares())
-        assert told_of_shares(project, "share_started", iteration) == Counter(all_shares()) + joined
+    joined = Counter(f"{task} (all shares)" for task in ("first", "second"))
+    assert told_of_shares(project, "share_done") == Counter(all_shares())
+    assert told_of_shares(project, "share_started") == Counter(all_shares()) + joined
+    # Measured, the tasks turn out to take no longer than loading the model: of the next checkpoint they are not cut.
+    assert not told_of_shares(project, "share_started", 100)
 
 
 def test_ctrl_c_cancels_and_detach_leaves(slurm: Cluster, models: Path, tmp_path: Path) -> None:
