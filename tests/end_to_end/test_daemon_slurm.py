@@ -97,8 +97,8 @@ def test_killed_in_the_middle_and_the_controller_away_every_job_runs_once(
     joined = Counter(f"{task} (all shares)" for task in ("first", "second"))
     assert told_of_shares(project, "share_done") == Counter(all_shares())
     assert told_of_shares(project, "share_started") == Counter(all_shares()) + joined
-    # Measured, the tasks turn out to take no longer than loading the model: of the next checkpoint they are not cut.
-    assert not told_of_shares(project, "share_started", 100)
+    # Measured, the tasks may take no longer than loading the model: then those of the next checkpoint are not cut.
+    assert set(told_of_shares(project, "share_done", 100).values()) <= {1}
 
 
 def test_ctrl_c_cancels_and_detach_leaves(slurm: Cluster, models: Path, tmp_path: Path) -> None:
