@@ -9,7 +9,7 @@ the wanted tokens, whose queries go over the keys and values of all.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,12 +63,12 @@ class LastLayer:
 
         def forward(*given: Any, **named: Any) -> Any:
             hidden = given[0] if given else named["hidden_states"]
+            some = torch.from_numpy(rows).to(hidden.device)
             state.wanted = Wanted(rows)
             try:
-                return whole(*given, **named)  # nobody asked our attention: it was computed for all
-            except Kept:
+                with suppress(Kept):  # which is gone after it, and with it what the first call has made
+                    return whole(*given, **named)  # nobody asked our attention: it was computed for all
                 state.wanted.first = False
-                some = torch.from_numpy(rows).to(hidden.device)
                 given, named = _selected((given, named), hidden.shape[1], some)
                 made = whole(*given, **named)
             finally:
