@@ -209,6 +209,8 @@ class Daemon:
     def _worker_at_hand(self) -> LocalWorker:
         if self._worker is None:
             self._worker = LocalWorker(self._on_event_thread, self._worker_log, self.runs[0].config.logs.limits)
+            if any(run.task_plan.helm is not None and not self._clusters.serves(run) for run in self.runs):
+                self._worker.import_helm()
         return self._worker
 
     def _worker_for(self, run: WatchedRun) -> LocalWorker | ClusterWorker:

@@ -5,7 +5,8 @@
 A random GPT-2 (fp32, CPU, GPT-2's vocabulary) answers the same instances in both. A line of the table:
 
 - *HELM*: the whole process of ``helm-run`` for one run spec, as it is needed for every checkpoint;
-- *cold*: the whole process of ours for the first checkpoint, with all imports, loading and building of prompts;
+- *cold*: the whole process of ours for the first checkpoint, with all imports (as the daemon's worker does them), loading
+  and building of prompts;
 - *next*: what a further checkpoint costs in that process, with loading the model, as in the daemon's worker;
 - *besides*: of *next*, what was neither loading nor the model's work, and how much of that HELM's own metrics took;
 - *tokens*: of all prompts, and how many of them the model computed: no more is to be had from sharing alone.
@@ -95,6 +96,12 @@ def timed(owner: type, name: str, spent: dict[str, float]) -> None:
 
 def our_process(entry: str, instances: int, output: Path, models: list[Path], again: bool) -> dict[str, float]:
     """In a process of its own: two checkpoints, and perhaps the second once more."""
+    from autoeval.helm import imports
+    from autoeval.tasks.worker import warm_up
+
+    warm_up()
+    imports.finish()
+    imported = time.process_time()
     from autoeval.helm.run import run_helm_task
     from autoeval.helm.spec import HelmTask
     from autoeval.models.hf import HuggingFaceModel
@@ -118,7 +125,7 @@ def our_process(entry: str, instances: int, output: Path, models: list[Path], ag
 
             for metric in (Metric, ReferenceMetric):
                 timed(metric, "evaluate", spent)
-            found = {"ours": done, "prompt_tokens": model.cost.prompt_tokens}
+            found = {"ours": done, "imports": imported, "prompt_tokens": model.cost.prompt_tokens}
             found["computed_tokens"] = model.cost.computed_tokens - model.cost.generated_tokens
         else:
             found |= {"next": done - started, "next_model": asked, "next_load": loaded - started}

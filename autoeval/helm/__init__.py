@@ -1,12 +1,13 @@
 """HELM's scenarios, adapters and metrics, driven in this process through a model we hold.
 
 - ``spec.py``: a HELM configuration file -> tasks, one per benchmark. Light; the daemon imports it.
-- ``run.py``: ``run_helm_task``, one task on one loaded model; imports HELM when called (about 4 s, once a process).
+- ``run.py``: ``run_helm_task``, one task on one loaded model; imports HELM when called (about 4 s, once a process;
+  ``imports.py`` does it ahead).
 - ``runs.py``: its runs: which are complete, which are asked together, each within its time, its receipt.
 - ``engine.py``: HELM requests answered in bulk; ``runner.py``: HELM's ``Runner`` and ``Client`` with it.
 - ``prompts.py``: a run's prompts, built once for all checkpoints with the same tokenizer; ``tokens.py``: what that
-  tokenizer made of texts, kept for the next checkpoint; ``plain.py``: HELM's objects as JSON; ``pickles.py``: data files that HELM
-  unpickles, looked at before.
+  tokenizer made of texts, kept for the next checkpoint; ``kept_prompts.py``: when kept prompts go; ``plain.py``: HELM's
+  objects as JSON; ``pickles.py``: data files that HELM unpickles, looked at before.
 - ``registration.py``: a model is known to HELM while it is evaluated, and forgotten afterwards; ``tokenizer.py``: its
   tokenizer as HELM sees it.
 - ``rouge.py``: ROUGE of summaries where HELM's own metric cannot be made.

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Hashable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Hashable, Mapping, Sequence
+from typing import TypeVar
 
 from helm.common.request import GeneratedOutput, Request, RequestResult, Token
 
-from autoeval.helm.tokens import prompt_ids
+from autoeval.helm.tokens import prompt_ids, token_texts
 from autoeval.models.requests import GenerationRequest, LanguageModel, LoglikelihoodRequest
 
 _Key = TypeVar("_Key", bound=Hashable)
@@ -31,7 +31,7 @@ def answer(model: LanguageModel, requests: Sequence[Request], *, needs_logprobs:
     generated = _generate(model, requests, prompts)
     if needs_logprobs and any(ids and not logprobs for several in generated for _, ids, logprobs, _ in several):
         raise ValueError("it ranks by the log-probabilities of generated answers, and this server tells none")
-    text_of = _TokenTexts(model.tokenizer)
+    text_of = token_texts(model.tokenizer, _shown(requests, prompts, generated))
     seconds = time.time() - started
     results = []
     for index, request in enumerate(requests):
@@ -115,8 +115,21 @@ def _seed(request: Request, index: int) -> int:
     return int.from_bytes(hashlib.sha256(content.encode()).digest()[:4], "big")
 
 
+def _shown(
+    requests: Sequence[Request], prompts: Sequence[tuple[int, ...]], generated: Sequence[Sequence[_Output]]
+) -> set[int]:
+    """The tokens that completions tell the text of."""
+    ids: set[int] = set()
+    for request, prompt, several in zip(requests, prompts, generated, strict=True):
+        if request.echo_prompt:
+            ids.update(prompt)
+        for output in several:
+            ids.update(output[1])
+    return ids
+
+
 def _completion(
-    request: Request, echoed: Sequence[float], output: _Output, prompt: Sequence[int], text_of: _TokenTexts
+    request: Request, echoed: Sequence[float], output: _Output, prompt: Sequence[int], text_of: Mapping[int, str]
 ) -> GeneratedOutput:
     text, ids, logprobs, finish_reason = output
     # A server tells no log-probabilities of what it generates; HELM's own clients then say 0 too.
@@ -127,18 +140,6 @@ def _completion(
     tokens = [Token(text=text_of[token], logprob=float(logprob)) for token, logprob in pairs]
     total = sum(token.logprob for token in tokens)
     return GeneratedOutput(text=text, logprob=total, tokens=tokens, finish_reason={"reason": finish_reason})
-
-
-class _TokenTexts(dict[int, str]):
-    """Token id -> its text alone, decoded once."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__()
-        self._tokenizer = tokenizer
-
-    def __missing__(self, token: int) -> str:
-        self[token] = text = self._tokenizer.decode([token])
-        return text
 
 
 def _unique(values: Sequence[_Key]) -> list[_Key]:

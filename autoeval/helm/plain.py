@@ -14,7 +14,7 @@ from typing import Any
 
 from helm.benchmark.adaptation.request_state import RequestState
 from helm.benchmark.scenarios.scenario import Input, Instance, Output, Reference
-from helm.common.request import Request
+from helm.common.request import Request, Token
 
 _ATOMS = frozenset((str, int, float, bool, type(None)))
 # What an instance seldom has and only HELM's own reader knows.
@@ -36,6 +36,8 @@ class Plain:
         if kind in _ATOMS:
             return value
         if kind is list or kind is tuple:
+            if value and type(value[0]) is Token:  # by far the most there is of anything, and never without a field
+                return [one.__dict__ for one in value]
             return [one if type(one) in _ATOMS else self(one) for one in value]
         if kind is dict:
             return {key: self(one) for key, one in value.items()}

@@ -2,8 +2,8 @@
 
 Building means reading the scenario's data, drawing instances and few-shot examples, and cutting prompts to the window:
 seconds for the larger scenarios. ``<output_path>/prompts/<key>.json`` keeps the result with a stamp of the data files
-it came from; other data, another tokenizer, run specification or release of HELM is another key or stamp. This module
-imports HELM: only ``runner.py`` imports it.
+it came from; other data, another tokenizer, run specification or release of HELM is another key or stamp; what is used no
+more goes (``kept_prompts.py``). This module imports HELM: only ``runner.py`` imports it.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from helm.benchmark.scenarios.scenario import (
 )
 from helm.common.general import asdict_without_nones
 
+from autoeval.helm.kept_prompts import mark_used, prune
 from autoeval.helm.pickles import refuse_unsafe_pickles
 from autoeval.helm.plain import Plain, instances_from, pack_states, unpack_states
 from autoeval.helm.spec import helm_version
@@ -94,6 +95,7 @@ class PromptStore:
             table, kind = table_of(tokenizer), prompt_kind(tokenizer)
             for state, ids in zip(states, content["prompt_ids"], strict=True):
                 table.keep(kind, state.request.prompt, array("i", ids))
+            mark_used(path)
             return states
         except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError):
             return None
@@ -104,6 +106,7 @@ class PromptStore:
             content = pack_states(states)
             content["prompt_ids"] = prompt_ids(tokenizer, [state.request.prompt for state in states])
             write_atomic(path, f"{self._stamp(spec, scenario)}\n{json.dumps(content)}")
+            prune(self.output_path)  # so the directory never grows without being looked at
 
     def _path(self, spec: RunSpec, scenario: Scenario, window: int, tokenizer: Any) -> Path | None:
         its = fingerprint(tokenizer)

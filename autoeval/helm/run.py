@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from autoeval.helm import imports
 from autoeval.helm.contained import HelmTimeoutError, missing_file, quiet
 from autoeval.helm.registration import helm_model_name, registered
 from autoeval.helm.results import RunRecord, mean_statistic, read_run, read_scores
@@ -56,6 +57,8 @@ def run_helm_task(
     output_path = Path(output_path).resolve()
     name = helm_model_name(model_name)
     started = time.monotonic()
+    with offline(*_host(model)), quiet():
+        imports.finish()
     cost_before = dataclasses.replace(model.cost)
     with offline(*_host(model)), quiet(), registered(model, name=name):
         with _benchmark_output(output_path):

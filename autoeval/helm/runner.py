@@ -101,6 +101,10 @@ class EngineClient(Client):
 class BulkExecutor(Executor):
     """Executes a ``ScenarioState`` by answering all its requests together."""
 
+    def __init__(self, like: Executor) -> None:
+        # As ``like`` was made. HELM's own constructor would read the credentials and make the clients a second time.
+        self.execution_spec, self.context = like.execution_spec, like.context
+
     def execute(self, scenario_state: ScenarioState) -> ScenarioState:
         return self.execute_together([scenario_state])[0]
 
@@ -145,7 +149,7 @@ class BulkRunner(Runner):
 
     def __init__(self, execution_spec: ExecutionSpec, *arguments: Any, **keywords: Any) -> None:
         super().__init__(execution_spec, *arguments, **keywords)
-        self.executor = BulkExecutor(execution_spec)
+        self.executor = BulkExecutor(self.executor)
         _use_nltk_data(Path(self.output_path))
         self.prompts = PromptStore(Path(self.output_path))
         self.prompts_reused = 0

@@ -6,6 +6,7 @@ This module imports HELM, which makes the class from its name (``registration.py
 from __future__ import annotations
 
 from collections.abc import Hashable
+from typing import Any
 
 from helm.common.cache_backend_config import CacheConfig
 from helm.common.tokenization_request import TokenizationRequest, TokenizationRequestResult, TokenizationToken
@@ -13,6 +14,9 @@ from helm.tokenizers.huggingface_tokenizer import HuggingFaceTokenizer, WrappedP
 
 from autoeval.helm.runner import engine_of
 from autoeval.helm.tokens import TEXT, table_of
+
+# HELM counts a prompt's tokens by a list of these. They cannot be changed, so each is made once: at most a vocabulary.
+_TOKENS: dict[Any, TokenizationToken] = {}
 
 
 class EngineTokenizer(HuggingFaceTokenizer):
@@ -39,5 +43,10 @@ class EngineTokenizer(HuggingFaceTokenizer):
             result = super().tokenize(request)
             self._table.keep(kind, request.text, [token.value for token in result.tokens])
             return result
-        tokens = [TokenizationToken(token) for token in known]
+        tokens = [_TOKENS.get(token) or _token(token) for token in known]
         return TokenizationRequestResult(success=True, cached=True, text=request.text, tokens=tokens, request_time=0.0)
+
+
+def _token(value: Any) -> TokenizationToken:
+    token = _TOKENS[value] = TokenizationToken(value)
+    return token

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,6 +55,7 @@ class TokenTable:
     def __init__(self) -> None:
         self._kept: dict[tuple[Hashable, str], Sequence[Any]] = {}
         self._size = 0
+        self._alone: dict[int, str] = {}
 
     def get(self, kind: Hashable, text: str) -> Sequence[Any] | None:
         return self._kept.get((kind, text))
@@ -67,6 +68,15 @@ class TokenTable:
             self._size = 0
         self._kept[kind, text] = array("i", tokens) if tokens and isinstance(tokens[0], int) else tuple(tokens)
         self._size += len(tokens)
+
+
+def token_texts(tokenizer: Any, ids: Iterable[int]) -> Mapping[int, str]:
+    """The text of each of ``ids`` by itself, decoded once in the life of the tokenizer's table."""
+    known = table_of(tokenizer)._alone  # at most the vocabulary
+    for token in ids:
+        if token not in known:
+            known[token] = tokenizer.decode([token])
+    return known
 
 
 def prompt_ids(tokenizer: Any, texts: Sequence[str]) -> list[tuple[int, ...]]:

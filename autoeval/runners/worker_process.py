@@ -80,6 +80,10 @@ class LocalWorker:
         """Let the checkpoint of ``plan`` be converted while another one is evaluated."""
         self._order({"convert": asdict(plan)})
 
+    def import_helm(self) -> None:
+        """Let HELM be imported, which takes seconds, before its first task's turn: tasks of it are to come."""
+        self._order({"import": "helm"})
+
     def _order(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):

@@ -4,7 +4,8 @@
     python -m autoeval.tasks.worker --list      task plan (JSON) on standard input; tasks with versions out
     python -m autoeval.tasks.worker --order FILE   one job of a cluster (autoeval.tasks.job)
 
-Orders are ``{"evaluate": PLAN_FILE}`` and ``{"convert": PLAN}`` (ahead of its turn, while another one is evaluated).
+Orders are ``{"evaluate": PLAN_FILE}``, ``{"convert": PLAN}`` (ahead of its turn, while another one is evaluated) and
+``{"import": "helm"}`` (HELM's tasks are to come).
 The daemon imports no torch; this process does, once, and is kept for the next checkpoint; it is started while
 a save is still under way, so that it is ready when that is complete. It ends as soon as its
 standard input closes, also in the middle of a task, so that it never outlives the daemon. All it leaves behind are
@@ -13,6 +14,7 @@ files written whole, so it may be killed at any time.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import os
@@ -23,6 +25,7 @@ import threading
 from pathlib import Path
 from typing import TextIO
 
+from autoeval.helm import imports as helm_imports
 from autoeval.log_files import keep_own_log
 from autoeval.offline.environment import keep_off_the_hub
 from autoeval.tasks.evaluation import Evaluator, describe, failure_event
@@ -45,8 +48,10 @@ def serve(emit: Events) -> None:
     """Obey orders until the input closes."""
     plans: queue.Queue[EvaluationPlan] = queue.Queue()
     evaluator = Evaluator(emit)
-    threading.Thread(target=_read_input, args=(plans, evaluator), daemon=True).start()
+    warm = threading.Event()
+    threading.Thread(target=_read_input, args=(plans, evaluator, warm), daemon=True).start()
     warm_up()
+    warm.set()
     emit("ready", pid=os.getpid())
     while True:
         plan = plans.get()
@@ -63,24 +68,28 @@ def serve(emit: Events) -> None:
 def warm_up() -> None:
     """Import what every checkpoint needs, while its save may still be under way: a conversion can then begin at once."""
     try:
-        import torch  # noqa: F401 - imported for its time, as the last line
-        import transformers
+        with helm_imports.without_collection():
+            import torch  # noqa: F401 - imported for its time, as the last line
+            import transformers
 
-        import autoeval.convert.conversion
-        import autoeval.models.hf  # noqa: F401 - likewise
+            import autoeval.convert.conversion
+            import autoeval.models.hf  # noqa: F401 - likewise
 
-        for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"):
-            getattr(transformers, name)  # the package is lazy: this imports what is behind the name
+            for name in ("AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "GenerationConfig"):
+                getattr(transformers, name)  # the package is lazy: this imports what is behind the name
+        gc.freeze()  # modules stay: no later search for garbage, each of a second otherwise, goes through them
     except Exception:
         logger.exception("an import failed; it will fail each checkpoint too, which says so in its own log")
 
 
-def _read_input(plans: queue.Queue[EvaluationPlan], evaluator: Evaluator) -> None:
+def _read_input(plans: queue.Queue[EvaluationPlan], evaluator: Evaluator, warm: threading.Event) -> None:
     try:
         for line in sys.stdin:
             order = json.loads(line)
             if "evaluate" in order:
                 plans.put(load_plan(Path(order["evaluate"])))
+            elif "import" in order:
+                helm_imports.begin(after=warm)
             else:
                 evaluator.convert_ahead(plan_from_json(order["convert"]))
     except Exception:
