@@ -122,7 +122,7 @@ def test_shares_outlive_the_daemon(world: World, left: bool) -> None:
     def script(order: Order, emit: EventFile, claims: Claims, job: int) -> JobState:
         def before(step: str) -> JobState | None:
             if job == 1 and step == CUT.names[3]:
-                hold.wait(30)
+                hold.wait(120)
                 return None if left else JobState("ended", "CANCELLED")
             return None
 
