@@ -33,8 +33,8 @@ def test_the_configuration_asks_for_what_the_short_spec_has_and_the_baselines_re
     tasks = load_helm_tasks(config.helm.helm_spec_template_path, eval_instances=config.helm.eval_instances)
     wanted = {benchmark.name: benchmark.metrics for benchmark in config.helm.benchmarks}
     assert sorted(wanted) == sorted(task.name for task in tasks) == ["boolq", "hellaswag", "mmlu", "narrative_qa"]
-    (llama,) = load_baselines(DEMO / "baselines.yaml")
-    assert len(llama.values) == 16
+    llama, gpt_j, gpt_neox = load_baselines(DEMO / "baselines.yaml")
+    assert len(llama.values) == 16 and set(gpt_neox.values) == set(gpt_j.values) == set(llama.values)
     assert {f"{name}.{metric}" for name, metrics in wanted.items() for metric in metrics} <= set(llama.values)
 
 
