@@ -30,7 +30,7 @@ class Ended:
     err: str
 
 
-def run(main: Callable[..., int], *arguments: Any, directory: Path, seconds: float = 300.0) -> Ended:
+def run(main: Callable[..., int], *arguments: Any, directory: Path, seconds: float = 540.0) -> Ended:
     """``sys.exit(main(*arguments))`` in a process of its own; what it says is kept in ``directory`` meanwhile."""
     out, err = directory / "forked.out", directory / "forked.err"
     process = start(main, *arguments, output=out, errors=err)
@@ -58,7 +58,7 @@ def start(
     return process
 
 
-def finish(processes: Sequence[BaseProcess], outputs: Sequence[Path], seconds: float = 300.0) -> None:
+def finish(processes: Sequence[BaseProcess], outputs: Sequence[Path], seconds: float = 540.0) -> None:
     """Wait for all; what they wrote is told when one has failed."""
     try:
         for process in processes:

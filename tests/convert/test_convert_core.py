@@ -51,7 +51,7 @@ def halfway(source: Path, tmp_path: Path) -> Iterator[BaseProcess]:
     arguments = [str(source), str(tmp_path / "out/hf")]
     process = forked.start(conversions.stopping, here, arguments, output=tmp_path / "said.txt")
     here.close()
-    assert told.poll(90) and told.recv() == "half", (tmp_path / "said.txt").read_text()
+    assert told.poll(240) and told.recv() == "half", (tmp_path / "said.txt").read_text()
     yield process
     process.kill()
     process.join()
@@ -258,7 +258,7 @@ def test_a_directory_that_is_read_only_is_named(source: Path, tmp_path: Path) ->
 def test_an_interrupted_conversion_leaves_nothing(halfway: BaseProcess, tmp_path: Path, number: int, code: int) -> None:
     assert any(name.startswith(".hf.partial-") for name in left(tmp_path / "out"))
     os.kill(halfway.pid or 0, number)
-    halfway.join(90)
+    halfway.join(240)
     said = (tmp_path / "said.txt").read_text()
     assert halfway.exitcode == code and "Traceback" not in said, said
     assert left(tmp_path / "out") == []
