@@ -30,7 +30,7 @@ from tests.pace import Pace
 
 STOPS_WITHIN = 5.0  # seconds from SIGTERM or Ctrl-C to the end of the last process
 SLOW = 1.5  # of that, what work there is, and takes longer on a busy machine
-LAST_LIFE_SECONDS = 120.0
+LAST_LIFE_SECONDS = 300.0
 PROGRESS_SECONDS = 6.0  # how long a life waits for its fate
 PROGRESS = (
     "",
@@ -156,7 +156,7 @@ class Schedule:
                 self._continue_all()
             self.result.kinds.update(training.story.kinds)
             self.result.saves = len(training.story.saves)
-        self.result.wrong += self.lane.family.left_after(15.0)
+        self.result.wrong += self.lane.family.left_after(60.0)
         set_clock(self.lane.clock, 0.0)
         self.result.seconds = time.monotonic() - began
         return self.result
@@ -245,11 +245,11 @@ class Schedule:
         code = self._await(self._start(), LAST_LIFE_SECONDS)
         if code == 1:  # what faults made fail for good is tried again when a person says so
             self._check_failures()
-            self._await(self._start("--retry"), 30.0)
+            self._await(self._start("--retry"), 120.0)
             code = self._await(self._start(), LAST_LIFE_SECONDS)
         if code != 0:
             self.result.wrong.append(f"the last life ended with {code}: {self._tail()}")
-        if self.server is not None and (code := self._await(self._start("--sync-wandb"), 60.0)) != 0:
+        if self.server is not None and (code := self._await(self._start("--sync-wandb"), 300.0)) != 0:
             self.result.wrong.append(f"--sync-wandb ended with {code}: {self._tail()}")
 
     def _check_failures(self) -> None:
@@ -276,7 +276,7 @@ class Schedule:
             self.result.wrong += checks.wrong_at_wandb(self.server.backend, self.out, wanted, MODEL, may_repeat)
         if story.unfinished:
             (self.directory / "status").unlink(missing_ok=True)
-            self._await(self._start("--status", "--json"), 30.0)
+            self._await(self._start("--status", "--json"), 120.0)
             text = (self.directory / "status").read_text()
             self.result.wrong += checks.wrong_in_status(json.loads(text[text.index("[\n") :]), story)
         beat = json.loads((self.out / "heartbeat.json").read_text())
@@ -333,7 +333,7 @@ class Schedule:
         if not self._is_locked(pid):
             return  # the second would be the first
         second = self._start()
-        code = self._await(second, 20.0)
+        code = self._await(second, 60.0)
         if self.lane.family.code(pid) is None and code != 2:
             self.result.wrong.append(f"a second daemon ended with {code} instead of 2")
         if code is None:  # the first was killed meanwhile, this one is at work: the next life would be refused

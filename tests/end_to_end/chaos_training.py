@@ -197,6 +197,6 @@ def trained(training: Training):  # type: ignore[no-untyped-def]
     try:
         yield training
     finally:
-        training.join(60)
+        training.join(300)
         if training.error is not None:
             raise training.error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import sys
 from collections import Counter
@@ -22,12 +23,14 @@ HAPPENED = ("daemon KILL", "worker KILL", "end KILL", "end TERM", "end INT", "HU
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1500)
+@pytest.mark.timeout(3000)
 @pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 def test_after_every_schedule_all_is_recorded_exactly_once_with_the_scores_of_an_undisturbed_run(
-    tmp_path: Path,
+    tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
-    results = list(run_schedules(tmp_path, range(FIRST, FIRST + SCHEDULES), jobs=3))
+    if importlib.util.find_spec("megatron") is not None:
+        (tmp_path / "megatron").symlink_to(request.getfixturevalue("megatron_saves"))
+    results = list(run_schedules(tmp_path, range(FIRST, FIRST + SCHEDULES), jobs=6))
     print(summary(results))
     wrong = [told(result) for result in results if result.wrong]
     assert not wrong, "\n".join(wrong)
