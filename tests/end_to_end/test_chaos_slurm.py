@@ -32,6 +32,7 @@ from tests.end_to_end.daemon_world import (
     wait_for,
 )
 from tests.end_to_end.forked_programs import forking_popen
+from tests.end_to_end.shares_world import make_long
 from tests.runners.conftest import Cluster, start
 
 if str(Path(__file__).resolve().parents[1] / "recorder") not in sys.path:
@@ -57,6 +58,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def undisturbed(models: Path, tmp_path_factory: pytest.TempPathFactory) -> list[tuple[object, ...]]:
     project = make_project(tmp_path_factory.mktemp("undisturbed") / "p")
+    make_long(project)  # its tasks are evaluated in shares
     deliver(models, project, 100, 200, 300)
     assert run(project).returncode == 0
     return scores(project)
@@ -75,6 +77,7 @@ def test_the_controller_the_daemon_and_jobs_are_killed(
     monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
     chance = random.Random(seed)
     project = make_project(tmp_path / "p", CONFIG + f"  runner: {SLURM}\n")
+    make_long(project)
     deliver(models, project, 100, 200)
     done: list[str] = []
     for _ in range(chance.randint(2, 3)):
@@ -126,7 +129,7 @@ def _jobs_noted(project: Path) -> list[Path]:
 
 def _await_end(daemon: subprocess.Popen[bytes], cluster: Cluster) -> int | None:
     """A node that the controller drained, because it started a job twice, is put back, as its administrator would."""
-    until = time.monotonic() + 300
+    until = time.monotonic() + 500
     while daemon.poll() is None and time.monotonic() < until:
         cluster.revive()
         with contextlib.suppress(subprocess.TimeoutExpired):
