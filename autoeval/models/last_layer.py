@@ -18,8 +18,8 @@ import torch
 
 Pair = tuple[torch.Tensor, torch.Tensor]  # keys and values
 
-# Keys, values (and queries) of the wanted tokens are computed twice: above this share of a pass that costs more than it
-# saves, or nearly so.
+# Queries, keys and values of the wanted tokens are computed twice: above this share of a pass little or nothing is left
+# to save.
 MOST = 0.5
 
 
