@@ -14,8 +14,8 @@ repository=$(cd "$demo/../.." && pwd)
 case "${1:-}" in -h | --help) sed -n '2,9s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 python=${1:-$repository/.venv/bin/python}
 work_dir=${2:-$demo}
-iterations=${QUICKSTART_ITERATIONS:-1000}
-interval=${QUICKSTART_SAVE_INTERVAL:-125}
+iterations=${QUICKSTART_ITERATIONS:-800}
+interval=${QUICKSTART_SAVE_INTERVAL:-100}
 command -v "$python" >/dev/null || { echo "run.sh: $python is not there; run setup_scripts/install.sh first" >&2; exit 2; }
 
 mkdir -p "$work_dir"

@@ -22,8 +22,9 @@ if str(_ROOT) not in sys.path:  # as a script, from any directory
     sys.path.insert(0, str(_ROOT))
 
 END_OF_TEXT = "<|endoftext|>"
-LAYERS, HIDDEN, HEADS, FFN, SEQUENCE = 3, 96, 4, 256, 256
-BATCH = 8
+LAYERS, HIDDEN, HEADS, FFN = 3, 96, 4, 256
+# Attention costs a processor the square of the sequence, and a document has some hundred tokens.
+SEQUENCE, BATCH, CONTEXT = 128, 16, 256
 LEARNING_RATE, WARM_UP, WEIGHT_DECAY, CLIP = 6e-3, 50, 0.05, 1.0
 
 
@@ -80,7 +81,7 @@ def train(arguments: argparse.Namespace, log: TextIO) -> None:
         ffn_hidden_size=FFN,
         num_attention_heads=HEADS,
         seq_length=SEQUENCE,
-        max_position_embeddings=SEQUENCE,
+        max_position_embeddings=CONTEXT,
         padded_vocab_size=vocabulary,
         position_embedding_type="rope",
         normalization="RMSNorm",
@@ -137,8 +138,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--language", type=Path, required=True, help="directory that language.py wrote")
     parser.add_argument("--save", type=Path, required=True, help="directory for the checkpoints")
     parser.add_argument("--log", type=Path, help="also write the log lines to this file")
-    parser.add_argument("--iterations", type=int, default=1000)
-    parser.add_argument("--save-interval", type=int, default=125)
+    parser.add_argument("--iterations", type=int, default=800)
+    parser.add_argument("--save-interval", type=int, default=100)
     parser.add_argument("--log-interval", type=int, default=25)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1234)

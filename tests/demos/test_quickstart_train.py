@@ -47,4 +47,4 @@ def test_twenty_iterations_save_megatron_checkpoints_and_lower_the_loss(tmp_path
     log = (tmp_path / "train.log").read_text()
     losses = [float(loss) for loss in re.findall(r"lm loss: (\S+) \|", log)]
     assert len(losses) == 2 and losses[1] < losses[0] - 0.5, log
-    assert re.search(r"iteration +20/ +20 \| consumed samples: +160 \|", log)
+    assert re.search(r"iteration +20/ +20 \| consumed samples: +320 \|", log)
