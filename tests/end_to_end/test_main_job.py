@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,7 +19,7 @@ import pytest
 from recorder.ledger import CheckpointRow, Ledger, ScoreRow
 from recorder.wandb_file import read_runs
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2700)]
 
 HOME = Path(__file__).resolve().parents[2]
 
@@ -40,17 +43,23 @@ class MainJob:
 @pytest.fixture(scope="module")
 def main_job(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MainJob]:
     directory = tmp_path_factory.mktemp("quickstart")
-    ended = subprocess.run(
+    quickstart = subprocess.Popen(
         ["demos/quickstart/run.sh", sys.executable, str(directory)],
         cwd=HOME,
-        capture_output=True,
+        env={**os.environ, "QUICKSTART_ITERATIONS": "600", "QUICKSTART_SAVE_INTERVAL": "100"},  # six checkpoints
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=800,
-        check=False,
+        start_new_session=True,
     )
-    assert ended.returncode == 0, ended.stdout[-5000:] + ended.stderr[-5000:]
+    try:
+        output, errors = quickstart.communicate(timeout=2400)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(quickstart.pid, signal.SIGKILL)  # training and daemon would go on without their script
+    assert quickstart.returncode == 0, output[-5000:] + errors[-5000:]
     with closing(Ledger(directory / "run" / "evaluation" / "ledger.sqlite")) as ledger:
-        yield MainJob(directory / "run", ended.stdout, ended.returncode, ledger.checkpoints(), ledger.scores())
+        yield MainJob(directory / "run", output, quickstart.returncode, ledger.checkpoints(), ledger.scores())
 
 
 def test_at_least_six_checkpoints_are_recorded_and_the_daemon_ended_by_itself(main_job: MainJob) -> None:
