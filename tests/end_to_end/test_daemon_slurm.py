@@ -48,6 +48,8 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture
 def slurm(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("SLURM_CONF", str(cluster.directory / "slurm.conf"))
+    cluster.call("scancel", "--user=root")  # a job that was relieved of its last share may still import its libraries
+    wait_for(lambda: not cluster.jobs())
     return cluster
 
 
