@@ -108,7 +108,7 @@ def test_ctrl_c_cancels_and_detach_leaves(slurm: Cluster, models: Path, tmp_path
     deliver(models, project, 300)
     for flags, left in (([], 0), (["--detach"], 1)):
         with started(project, *flags) as daemon:
-            wait_for(lambda: bool(slurm.jobs()))
+            wait_for(lambda: logged(project, "evaluation begins") and bool(slurm.jobs()))
             daemon.send_signal(signal.SIGINT)
             with Pace() as pace:
                 begun = time.monotonic()
