@@ -10,7 +10,6 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
@@ -112,13 +111,6 @@ def forking() -> Iterator[None]:
 
 def _popen(fresh: bool) -> type[subprocess.Popen[str]]:
     return subprocess.Popen if fresh else forking_popen()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen in time"
-        time.sleep(0.02)
 
 
 def deliver(models: Path, project: Path, *iterations: int) -> None:

@@ -29,11 +29,11 @@ from tests.end_to_end.daemon_world import (
     run,
     scores,
     states,
-    wait_for,
 )
 from tests.end_to_end.forked_programs import forking_popen
 from tests.end_to_end.shares_world import make_long
 from tests.runners.conftest import Cluster, start
+from tests.waiting import wait_for
 
 if str(Path(__file__).resolve().parents[1] / "recorder") not in sys.path:
     sys.path.append(str(Path(__file__).resolve().parents[1] / "recorder"))

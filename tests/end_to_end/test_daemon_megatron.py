@@ -22,9 +22,9 @@ from tests.end_to_end.daemon_world import (
     scores,
     started,
     states,
-    wait_for,
 )
 from tests.pace import Pace
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 LAYOUTS = ("torch_dist", "torch")

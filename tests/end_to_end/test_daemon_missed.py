@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import CONFIG, deliver, logged, reasons, run, scores, started, states, wait_for
+from tests.end_to_end.daemon_world import CONFIG, deliver, logged, reasons, run, scores, started, states
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 OLDEST_FIRST = CONFIG + "  order: oldest-first\n"

@@ -26,11 +26,11 @@ from tests.end_to_end.daemon_world import (
     scores,
     started,
     states,
-    wait_for,
 )
 from tests.end_to_end.shares_world import all_shares, make_long, told_of_shares
 from tests.pace import Pace
 from tests.runners.conftest import Cluster, start
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.end_to_end.conftest import MEGATRON_CONFIG
-from tests.end_to_end.daemon_world import CONFIG, logged, run, scores, started, states, wait_for
+from tests.end_to_end.daemon_world import CONFIG, logged, run, scores, started, states
 from tests.storage.conftest import Bucket, bucket, server, signed_in  # noqa: F401  # fixtures
 from tests.storage.gate import Gate
 from tests.storage.stores import ACCESS_KEY, SECRET_KEY, upload_directory
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

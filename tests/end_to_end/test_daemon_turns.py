@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import CONFIG, deliver, logged, reasons, run, scores, started, turns, wait_for
+from tests.end_to_end.daemon_world import CONFIG, deliver, logged, reasons, run, scores, started, turns
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 AT_ONCE = CONFIG.replace("token_per_iteration: 0.001", "token_per_iteration: 0.001, settle_seconds: {quiet: 0}")

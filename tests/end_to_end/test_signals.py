@@ -27,9 +27,9 @@ from tests.end_to_end.daemon_world import (
     started,
     states,
     turns,
-    wait_for,
 )
 from tests.pace import Pace
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -112,7 +112,7 @@ def test_sigterm_while_w_and_b_hangs_and_the_worker_no_longer_hears(
         os.kill(pid_of_worker(project), signal.SIGSTOP)  # it will not notice that its input is closed
         assert ends_within_five_seconds(daemon, signal.SIGTERM)
         assert daemon.returncode == 128 + signal.SIGTERM
-        wait_for(lambda: not left_of(project), 20.0)  # what was killed takes a moment to let go of its memory
+        wait_for(lambda: not left_of(project))  # what was killed takes a moment to let go of its memory
     assert json.loads((project / "out" / "heartbeat.json").read_text())["state"] == "ended"
     assert states(project) == {100: "recorded"}
 
@@ -137,7 +137,7 @@ def test_a_main_thread_that_is_stuck_is_ended_by_force_with_all_it_started(place
         child = int(stuck.stdout.readline())
         assert ends_within_five_seconds(stuck, signal.SIGTERM)
     assert stuck.returncode == 128 + signal.SIGTERM
-    wait_for(lambda: not command_of(child), 20.0)
+    wait_for(lambda: not command_of(child))
 
 
 def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +149,7 @@ def test_sigterm_before_it_begins_to_watch(project: Path, monkeypatch: pytest.Mo
         assert ends_within_five_seconds(daemon, signal.SIGTERM)
         assert daemon.stderr is not None and "evaluator.py: stopped" in daemon.stderr.read()
     assert daemon.returncode == 128 + signal.SIGTERM
-    wait_for(lambda: not left_of(project), 20.0)  # what was killed takes a moment to let go of its memory
+    wait_for(lambda: not left_of(project))  # what was killed takes a moment to let go of its memory
 
 
 def test_sighup_takes_what_can_change_and_nothing_is_evaluated_twice(models: Path, project: Path) -> None:

@@ -15,7 +15,7 @@ import pytest
 from autoeval.daemon import Daemon
 from autoeval.helm import imports
 from autoeval.runners.worker_process import HOME, LocalWorker
-from tests.end_to_end.daemon_world import wait_for
+from tests.waiting import wait_for
 
 
 def test_no_garbage_is_searched_for_while_modules_are_imported() -> None:

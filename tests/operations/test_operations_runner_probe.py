@@ -16,9 +16,9 @@ from pydantic import TypeAdapter
 from autoeval.doctor import runner
 from autoeval.doctor.finding import Finding
 from autoeval.runner_sections import AnyRunner, RunnerSection
-from tests.run.programs import wait_for
 from tests.runners.conftest import Cluster, start
 from tests.runners.dlc_service import DlcService
+from tests.waiting import wait_for
 
 ADAPTER: TypeAdapter[Any] = TypeAdapter(AnyRunner)
 

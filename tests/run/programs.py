@@ -6,7 +6,6 @@ import shlex
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -60,10 +59,3 @@ def alive(pid: int) -> bool:
         return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 90.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.02)

@@ -7,8 +7,7 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from autoeval.models.hf import HuggingFaceModel
 from tests.run.conftest import PPL, World, make_world
 from tests.run.test_run_server import KEY, Backend, serving
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 
@@ -54,13 +54,6 @@ def table(run: Path) -> list[list[str]]:
     newest = max((run / "summary").glob("*.csv"))
     with newest.open(newline="", encoding="utf-8") as stream:
         return list(csv.reader(stream))
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 300.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not happen"
-        time.sleep(0.01)
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +141,7 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tour: World) -> None:
         text=True,
     )
     try:
-        wait_for(lambda: bool(list((tour.root / "killed").glob("*/predictions/gpt2_hf/tmp_long.json"))))
+        wait_for(lambda: bool(list((tour.root / "killed").glob("*/predictions/gpt2_hf/tmp_long.json"))), 300)
         (task,) = psutil.Process(process.pid).children()
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=90)
@@ -313,7 +306,7 @@ def test_the_process_list_has_no_secret(tour: World) -> None:
             stderr=subprocess.DEVNULL,
         )
         try:
-            wait_for(lambda: bool(backend.seen))
+            wait_for(lambda: bool(backend.seen), 300)
             everyone = [process.pid, *(child.pid for child in psutil.Process(process.pid).children(recursive=True))]
             assert len(everyone) > 1
             assert not [pid for pid in everyone if KEY in " ".join(psutil.Process(pid).cmdline())]

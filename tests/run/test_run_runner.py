@@ -18,7 +18,8 @@ from autoeval.runners import build_runner
 from autoeval.runners.local import LocalRunner, visible_gpus
 from autoeval.runners.outcome import Outcome
 from tests.run.conftest import REPOSITORY
-from tests.run.programs import Program, wait_for
+from tests.run.programs import Program
+from tests.waiting import wait_for
 
 
 def launch(runner: LocalRunner, tasks: list[Program], directory: Path) -> list[bool]:

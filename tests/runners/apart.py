@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from tests.run.programs import alive, wait_for
+from tests.run.programs import alive
 from tests.runners.conftest import REPOSITORY
+from tests.waiting import wait_for
 
 _RUN = """
 import sys, pathlib, logging

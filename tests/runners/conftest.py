@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.run.programs import wait_for
+from tests.waiting import wait_for
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SCRIPT = REPOSITORY / "setup_scripts" / "slurm.sh"

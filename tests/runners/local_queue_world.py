@@ -14,7 +14,7 @@ import psutil
 from autoeval.runners.jobs import JobArray, Resources
 from autoeval.runners.local_queue import LocalQueue
 from autoeval.runners.processes import Identity, from_json
-from tests.run.programs import wait_for
+from tests.waiting import wait_for
 
 BEGIN = (
     "import json, os, pathlib, signal, subprocess, sys, time; here = pathlib.Path(sys.argv[1]); number = sys.argv[2]"

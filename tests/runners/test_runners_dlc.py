@@ -18,9 +18,10 @@ from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.dlc import state_of
 from autoeval.runners.dlc_runner import read_aliyun_cfg
 from autoeval.runners.jobs import QueueError, QueueRefused
-from tests.run.programs import Program, in_background, launch, wait_for
+from tests.run.programs import Program, in_background, launch
 from tests.runners.conftest import REPOSITORY
 from tests.runners.dlc_service import DlcService
+from tests.waiting import wait_for
 
 STATES = (
     "Creating Queuing Bidding EnvPreparing SanityChecking Running Restarting Stopping SucceededReserving "

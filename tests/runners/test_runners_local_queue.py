@@ -19,8 +19,9 @@ from autoeval.runners import processes
 from autoeval.runners.jobs import JobArray, JobState, QueueRefused
 from autoeval.runners.processes import from_json, identify
 from autoeval.runners.slots import Capacity, Slots, Wanted
-from tests.run.programs import alive, wait_for
+from tests.run.programs import alive
 from tests.runners.local_queue_world import GATED, STUBBORN, World, over
+from tests.waiting import wait_for
 
 
 @pytest.fixture

@@ -17,9 +17,10 @@ from autoeval.runners import local_queue
 from autoeval.runners.jobs import JobArray, JobState, QueueError, Resources
 from autoeval.runners.local_queue import LocalQueue
 from autoeval.runners.processes import from_json
-from tests.run.programs import alive, wait_for
+from tests.run.programs import alive
 from tests.runners.conftest import REPOSITORY
 from tests.runners.local_queue_world import GATED, STUBBORN, World, over
+from tests.waiting import wait_for
 
 
 @pytest.fixture

@@ -12,8 +12,9 @@ import pytest
 
 from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
-from tests.run.programs import Program, alive, in_background, launch, wait_for
+from tests.run.programs import Program, alive, in_background, launch
 from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

@@ -13,9 +13,10 @@ import pytest
 from autoeval.runners import build_runner
 from autoeval.runners.cluster import ClusterRunner
 from autoeval.runners.jobs import QueueRefused
-from tests.run.programs import Program, in_background, launch, wait_for
+from tests.run.programs import Program, in_background, launch
 from tests.runners.apart import Apart, after_a_kill_the_next_waits, ctrl_c_cancels
 from tests.runners.conftest import Cluster, start
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 

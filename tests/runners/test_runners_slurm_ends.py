@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.run.conftest import World, make_world
-from tests.run.programs import Program, in_background, launch, wait_for
+from tests.run.programs import Program, in_background, launch
 from tests.runners.conftest import REPOSITORY, Cluster
 from tests.runners.test_runners_slurm import build
 from tests.tiny_models import save_tiny_model
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.slow
 # Waits the first time; is done at once the second time.

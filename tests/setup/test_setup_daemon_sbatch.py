@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.end_to_end.daemon_world import deliver, logged, scores, states, wait_for
+from tests.end_to_end.daemon_world import deliver, logged, scores, states
 from tests.runners.conftest import Cluster, start
 from tests.tiny_models import save_tiny_model
+from tests.waiting import wait_for
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "setup_scripts" / "daemon.sbatch"
