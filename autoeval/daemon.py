@@ -43,7 +43,8 @@ class _Message:
 
 
 class Daemon:
-    """Runs ``runs`` until their end iterations are done (``once``: until all that is complete now is done).
+    """Runs ``runs`` until their end iterations are done (``once``: until all is done that is complete now, or would be by
+    resting).
 
     Several runs take turns: the one that has waited longest for its turn goes first. ``directories`` are their work
     directories, which this process holds; ``read`` reads the configuration anew, in any thread, and raises
@@ -159,6 +160,7 @@ class Daemon:
     def _patience(self) -> float | None:
         """Seconds until there is something to do without any message; ``None`` is for ever."""
         waits = [self._heart.due_in(), *(views.retry_in() for views in self._views.values())]
+        waits += [run.settles_in for run in self.runs] if self.once else []
         if self._worker is not None and self._current is None:
             waits.append(self._idle_since + IDLE_WORKER_SECONDS - time.monotonic())
         if self._current is not None and not self._clusters.serves(self._current.run):
@@ -175,6 +177,9 @@ class Daemon:
             self._on_worker_death(f"{reason} and was ended")
 
     def _on_silence(self) -> None:
+        for run in self.runs if self.once else ():  # nobody watches
+            if run.settles_in is not None and run.settles_in <= 0:
+                run.scan()
         idle = self._worker is not None and self._current is None
         if idle and time.monotonic() - self._idle_since >= IDLE_WORKER_SECONDS:
             assert self._worker is not None
@@ -220,9 +225,8 @@ class Daemon:
         if self._current is not None:
             return
         if (found := self._next()) is None:
-            if not self.once:
-                for run in self.runs:
-                    run.tell_what_is_waited_for()
+            for run in self.runs:
+                run.tell_what_settles() if self.once else run.tell_what_is_waited_for()
             return
         run, entry = found
         self.runs.append(self.runs.pop(self.runs.index(run)))
@@ -346,7 +350,7 @@ class Daemon:
     def _has_ended(self, run: WatchedRun) -> bool:
         """Whether nothing of ``run`` will be evaluated any more."""
         at_work = self._current is not None and self._current.run is run
-        return not at_work and not run.waiting() and (self.once or run.reached_the_end())
+        return not at_work and not run.waiting() and (run.settles_in is None if self.once else run.reached_the_end())
 
     def _finished(self) -> bool:
         return all(map(self._has_ended, self.runs)) and not any(views.busy() for views in self._views.values())

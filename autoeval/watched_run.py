@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -65,6 +66,7 @@ class WatchedRun:
         sweep(self._directory, {iteration_directory(config, row.iteration) for row in jobs})
         self._pins = Pins(config.work_dir, config.model_name, self.ledger)
         self._scanned = False
+        self._settles_at: float | None = None
         self._told: dict[int, str] = {}
         self._told_to_wait = False
 
@@ -89,6 +91,7 @@ class WatchedRun:
         """Look at the disk; take note of, and pin, every checkpoint that is newly complete."""
         result = self.watcher.scan()
         self.trouble = result.trouble
+        self._settles_at = None if result.settles_in is None else time.monotonic() + result.settles_in
         if result.trouble:
             return
         if not self._scanned:
@@ -106,6 +109,12 @@ class WatchedRun:
         self._tell("is never evaluated", (*result.abandoned, *result.unsupported))
         self._give_up_what_is_too_much()
         self._order_copies()
+
+    @property
+    def settles_in(self) -> float | None:
+        """Seconds, by the last look, until a save that seems whole has rested long enough to be complete; ``None`` where
+        there is none such."""
+        return None if self._settles_at is None else self._settles_at - time.monotonic()
 
     def _order_copies(self) -> None:
         if self.copies is not None:
@@ -320,6 +329,12 @@ class WatchedRun:
         logger.info(
             "%s: waiting for iteration %d (--end-iteration) to appear in %s", self.config.model_name, last, path
         )
+
+    def tell_what_settles(self) -> None:
+        """Log, once, that what was saved just now is waited for."""
+        if (seconds := self.settles_in) is not None and not self._told_to_wait:
+            self._told_to_wait = True
+            logger.info("%s: waiting %.1f s: something was saved a moment ago", self.config.model_name, max(0, seconds))
 
     def anything_failed(self) -> bool:
         """Whether a checkpoint that was seen, or a task on it in its present version, failed for good.

@@ -46,6 +46,7 @@ class ScanResult:
 
     ``abandoned``: the save never ended and a later one did. ``unsupported``: nothing here can ever read it. ``trouble``
     says why a store could not be asked: then nothing at all is known; ``lasting`` that waiting alone will not help.
+    ``settles_in``: seconds until one that is ``waiting`` is complete if only nothing touches it.
     """
 
     complete: tuple[Checkpoint, ...] = ()
@@ -54,6 +55,7 @@ class ScanResult:
     unsupported: tuple[tuple[int, str], ...] = ()
     trouble: str = ""
     lasting: bool = False
+    settles_in: float | None = None
 
 
 class Watcher:
@@ -171,6 +173,7 @@ class Watcher:
         told: dict[str, list[tuple[int, str]]] = {"incomplete": [], "abandoned": [], "unsupported": []}
         unfinished: list[Path] = []
         again: list[float] = []
+        settling: list[float] = []
         later_ns: int | None = None
         now = time.time() + saves.clock_offset()
         known: dict[str, tuple[Listing, Inspection]] = {}
@@ -207,6 +210,7 @@ class Watcher:
             if readiness.state == "incomplete":
                 unfinished += [directory] if isinstance(directory, Path) else []
                 again += self._seconds_to_next_look(listing, readiness, now, rest)
+                settling += [] if readiness.again_in is None else [readiness.again_in]
         self._known = known  # what was deleted is forgotten
         self._since = {name: seen for name, seen in self._since.items() if name in known}
         self._before = {name: listing for name, listing in self._before.items() if name in known and saves.far}
@@ -217,6 +221,7 @@ class Watcher:
             tuple(reversed(told["incomplete"])),
             tuple(reversed(told["abandoned"])),
             tuple(reversed(told["unsupported"])),
+            settles_in=min(settling, default=None),
         )
         return result, min(again, default=None)
 

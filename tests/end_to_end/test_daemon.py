@@ -200,6 +200,17 @@ def test_a_half_written_checkpoint_is_never_evaluated(models: Path, project: Pat
     assert scores(project) == []
 
 
+def test_once_waits_for_what_was_saved_a_moment_ago(models: Path, project: Path) -> None:
+    """As after a training in the same script. By its files alone nobody can tell yet that it is whole."""
+    config = CONFIG.replace("token_per_iteration: 0.001", "settle_seconds: {quiet: 15}")
+    (project / "evaluator.yaml").write_text(config)
+    deliver(models, project, 100)
+    for file in (project / "checkpoints" / "checkpoint-100").iterdir():
+        file.touch()
+    assert run(project, "--once").returncode == 0
+    assert logged(project, "something was saved a moment ago") and states(project) == {100: "recorded"}
+
+
 def test_ctrl_c_ends_it_and_its_worker_within_five_seconds(models: Path, project: Path) -> None:
     deliver(models, project, 100, 200, 300)
     with started(project, fresh=True) as daemon:

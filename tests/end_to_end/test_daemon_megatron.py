@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from autoeval.heartbeat import HEARTBEAT
 from autoeval.tasks.converted import size_of
 from recorder.ledger import Ledger
 from tests.end_to_end.daemon_world import (
@@ -191,6 +192,11 @@ def small_disk(megatron_project: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(out)], check=True)
 
 
+def has_begun(project: Path) -> bool:
+    """Whether the daemon has the files that it always has."""
+    return logged(project, "(--end-iteration) to appear") and (project / "out" / HEARTBEAT).exists()
+
+
 def fill(directory: Path, *, leave: int) -> Path:
     """A file that leaves ``leave`` bytes free."""
     file, free = directory / "filler", shutil.disk_usage(directory).free
@@ -224,7 +230,7 @@ def test_a_disk_that_becomes_full_while_the_conversion_is_written_fails_that_che
     """Full of files rather than bytes, which can be arranged exactly: enough are left to begin, not to end."""
     there, filler = megatron_project / "checkpoints", small_disk / "filler"
     with started(megatron_project, "--end-iteration", "200") as daemon:
-        wait_for(lambda: logged(megatron_project, "watching"))
+        wait_for(lambda: has_begun(megatron_project))
         filler.mkdir()
         for number in range(os.statvfs(small_disk).f_favail - 16):
             (filler / str(number)).touch()
@@ -246,7 +252,7 @@ def test_while_the_work_directorys_disk_is_full_it_waits_and_loses_nothing(
     megatron_saves: Path, megatron_project: Path, small_disk: Path
 ) -> None:
     with started(megatron_project, "--end-iteration", "100") as daemon:
-        wait_for(lambda: logged(megatron_project, "watching"))
+        wait_for(lambda: has_begun(megatron_project))
         filler = fill(small_disk, leave=0)
         save_as_megatron(megatron_saves / "torch" / "iter_0000100", megatron_project / "checkpoints", 100)
         assert daemon.stderr is not None

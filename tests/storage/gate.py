@@ -8,7 +8,7 @@ import threading
 
 
 class Gate:
-    """Forwards connections to ``port`` on 127.0.0.1. ``shut_at`` is a text in requests; at its ``times``-th it shuts."""
+    """Forwards connections to ``port`` on 127.0.0.1."""
 
     def __init__(self, port: int) -> None:
         self._to = port
@@ -23,11 +23,9 @@ class Gate:
     def endpoint(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def shut_at(self, text: bytes, times: int) -> None:
-        self._text, self._left = text, times
-
-    def open(self) -> None:
-        self._text = b""
+    def open(self, *, shut_at: bytes = b"", times: int = 1) -> None:
+        """From now on; at the ``times``-th request with the text ``shut_at`` it shuts by itself."""
+        self._text, self._left = shut_at, times
         listening = socket.socket()
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(("127.0.0.1", self.port))
