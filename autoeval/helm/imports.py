@@ -8,17 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import importlib
 import logging
 import threading
 import time
 from collections.abc import Iterator
 
 _LOGGER = logging.getLogger("autoeval.worker")
-
-# What takes long of all that a run imports. Not HELM's metrics: they set a signal's handler, which only the main thread
-# may, and look for nltk's data, whose place the runner tells.
-_MODULES = ("nltk", "datasets", "calibration", "rouge_score.rouge_scorer", "autoeval.helm.runner", "helm.benchmark.run")
 
 _LOCK = threading.Lock()
 _done = threading.Event()
@@ -70,5 +65,12 @@ def _in_thread(after: threading.Event | None) -> None:
 
 
 def _import() -> None:
-    for name in _MODULES:
-        importlib.import_module(name)
+    """What takes long of all that a run imports. Not HELM's metrics: they set a signal's handler, which only the main
+    thread may, and look for nltk's data, whose place the runner tells."""
+    import calibration  # noqa: F401
+    import datasets  # noqa: F401
+    import helm.benchmark.run  # noqa: F401
+    import nltk  # noqa: F401
+    import rouge_score.rouge_scorer  # noqa: F401
+
+    import autoeval.helm.runner  # noqa: F401

@@ -114,8 +114,10 @@ def after_death(current: Round, batch: Batch, part: Part, *, again: bool, worn_o
     steps = current.steps()
     mine = [step for step in steps if step in part.order.mine or claims.holder(step) == claims.owner]
     mine = [step for step in mine if claims.may_be_taken(step)]
-    running = [task for task in (part.progress.running if part.progress else []) if task in current.left()]
-    last = not again or worn_out
+    was_at = part.progress.running if part.progress else []
+    running = [task for task in was_at if task in current.left()]
+    over = bool(was_at) and not running  # it was at a share of what has failed meanwhile: that is all that it tells
+    last = not again or (worn_out and not over)
     others = any(not other.doomed for other in batch.alive())
     if last and not running and not others and again:
         claims.release(mine)
