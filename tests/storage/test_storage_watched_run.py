@@ -136,10 +136,12 @@ def test_one_that_is_uploaded_again_before_its_turn(project: Project) -> None:
     _scan_until_found(run, 2)
     (first,) = run.entries.values()
     project.upload(2, weights=b"v")
-    deadline = time.monotonic() + 90
-    while len(run.entries) < 2 and time.monotonic() < deadline:
+
+    def is_seen() -> bool:
         run.scan()
-        run.take_in_copies()
+        return any(entry.ref.fingerprint != first.ref.fingerprint for entry in run.entries.values())
+
+    _until(is_seen, run)
     _until(lambda: project.states()[2] == ("pinned", None), run)
     entry = run.take_next()
     assert entry is not None and entry.ref.fingerprint != first.ref.fingerprint
