@@ -34,7 +34,9 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model-type", choices=("megatron", "huggingface"), default="megatron")
     parser.add_argument("--eval-type", choices=("helm", "icl", "five_dimensions", "all"), default="all")
     action = parser.add_mutually_exclusive_group()
-    action.add_argument("--once", action="store_true", help="evaluate what is complete now, then stop")
+    action.add_argument(
+        "--once", action="store_true", help="evaluate what is complete, or was saved a moment ago, then stop"
+    )
     action.add_argument(
         "--dry-run", action="store_true", help="print checkpoints, tasks, commands and cost; run nothing"
     )

@@ -82,7 +82,7 @@ class Signals:
 
     def _see_to_it(self, numbers: socket.socket) -> None:
         # Now: when everything hangs, the disk that it would be imported from may hang too.
-        import psutil  # noqa: F401
+        import psutil  # noqa: F401 - what ends processes by force imports it
 
         numbers.setblocking(True)
         with numbers:

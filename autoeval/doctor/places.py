@@ -83,9 +83,9 @@ def _clock(place: Path, check: str) -> Finding:
     before = time.time()
     path.touch()
     after, written = time.time(), path.stat().st_mtime
-    skew = max(0.0, written - after) or min(
-        0.0, written - before
-    )  # it was written between the two, however long it took
+    skew = 0.0  # where it was written between the two, however long that took
+    if not before <= written <= after:
+        skew = written - after if written > after else written - before
     told = (
         f"the file system's clock of {check} is {abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
     )

@@ -6,12 +6,11 @@ finish()    waits for them, or does them now
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import threading
 import time
-from collections.abc import Iterator
+
+from autoeval.importing import without_collection
 
 _LOGGER = logging.getLogger("autoeval.worker")
 
@@ -39,18 +38,6 @@ def finish() -> None:
         _done.set()
 
 
-@contextlib.contextmanager
-def without_collection() -> Iterator[None]:
-    """No search for garbage while modules are imported, which leave none: it takes a tenth of their time."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
 def _in_thread(after: threading.Event | None) -> None:
     if after is not None:
         after.wait()
@@ -67,10 +54,11 @@ def _in_thread(after: threading.Event | None) -> None:
 def _import() -> None:
     """What takes long of all that a run imports. Not HELM's metrics: they set a signal's handler, which only the main
     thread may, and look for nltk's data, whose place the runner tells."""
-    import calibration  # noqa: F401
-    import datasets  # noqa: F401
-    import helm.benchmark.run  # noqa: F401
-    import nltk  # noqa: F401
-    import rouge_score.rouge_scorer  # noqa: F401
+    # All of them for their time alone.
+    import calibration  # noqa: F401 - see above
+    import datasets  # noqa: F401 - see above
+    import helm.benchmark.run  # noqa: F401 - see above
+    import nltk  # noqa: F401 - see above
+    import rouge_score.rouge_scorer  # noqa: F401 - see above
 
-    import autoeval.helm.runner  # noqa: F401
+    import autoeval.helm.runner  # noqa: F401 - see above

@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import TextIO
 
 from autoeval.helm import imports as helm_imports
+from autoeval.importing import without_collection
 from autoeval.log_files import keep_own_log
 from autoeval.offline.environment import keep_off_the_hub
 from autoeval.tasks.evaluation import Evaluator, describe, failure_event
@@ -68,7 +69,7 @@ def serve(emit: Events) -> None:
 def warm_up() -> None:
     """Import what every checkpoint needs, while its save may still be under way: a conversion can then begin at once."""
     try:
-        with helm_imports.without_collection():
+        with without_collection():
             import torch  # noqa: F401 - imported for its time, as the last line
             import transformers
 

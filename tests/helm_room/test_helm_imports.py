@@ -13,13 +13,13 @@ from typing import Any
 import pytest
 
 from autoeval.daemon import Daemon
-from autoeval.helm import imports
+from autoeval.importing import without_collection
 from autoeval.runners.worker_process import HOME, LocalWorker
 from tests.waiting import wait_for
 
 
 def test_no_garbage_is_searched_for_while_modules_are_imported() -> None:
-    with imports.without_collection():
+    with without_collection():
         assert not gc.isenabled()
     assert gc.isenabled()
 
@@ -59,6 +59,7 @@ def test_what_is_imported_ahead_is_all_but_the_metrics_and_nothing_waits_for_it_
     program = """
 import sys, threading
 from autoeval.helm import imports
+from autoeval.importing import without_collection
 gate = threading.Event()
 imports.begin(after=gate)
 imports.begin()  # once a process

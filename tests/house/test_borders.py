@@ -25,8 +25,9 @@ MAY_IMPORT = {
     "intents": set(),
     "openicl": {"models", "datasets"},
     "offline": set(),
-    "helm": {"causes", "models", "offline"},
+    "helm": {"causes", "importing", "models", "offline"},
     "tasks": {
+        "importing",
         "log_files",
         "storage",
         "checkpoints",
